@@ -1,0 +1,58 @@
+# `make help` lists the targets. PY=python3 uses an interpreter that you prepared instead of .venv (a GPU node with no
+# network, say); otherwise each target sets up .venv first, once.
+PYTHON ?= python3
+ifdef PY
+READY :=
+else
+PY := .venv/bin/python
+READY := .venv/.ready
+endif
+JOBS ?= auto
+
+.PHONY: help book serve test lint execute record lab student grade wheelhouse release-check
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+.venv/.ready: requirements.txt pyproject.toml
+	@echo "Setting up .venv: about 2 GB and two minutes, once"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "The venv module is missing. On Debian: apt install python3-venv"; exit 1; }
+	@.venv/bin/python -m pip install --disable-pip-version-check -q --progress-bar on -r requirements.txt
+	@touch $@
+
+book: $(READY)  ## build the pages; executes nothing
+	@$(PY) book/tools/build.py
+
+serve: book  ## build the pages and serve them on localhost
+	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(or $(PORT),8000)
+
+test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
+	@$(PY) book/tools/needs.py
+	@$(PY) -m pytest -n $(JOBS) tests/kernels
+	@$(PY) -m pytest -n $(JOBS) tests --ignore=tests/kernels
+
+lint: $(READY)
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+execute: $(READY)  ## run chapters on this machine's GPU and keep their outputs: make execute CHAPTERS="07 09"
+	@$(PY) book/tools/execute.py $(CHAPTERS)
+
+record: $(READY)  ## move fresh measurements from _build/records to book/data
+	@$(PY) book/tools/record.py
+
+lab: $(READY)  ## JupyterLab on the chapters
+	@$(PY) -m jupyterlab --notebook-dir=chapters
+
+student: $(READY)  ## notebooks without solutions, in _build/student
+	@$(PY) book/tools/student.py
+
+grade: $(READY)  ## score a folder of student notebooks: make grade SUBMISSIONS=folder
+	@$(PY) book/tools/grade.py $(SUBMISSIONS)
+
+wheelhouse: $(READY)  ## .whl: what a GPU node without network needs beside its own torch and Triton
+	@$(PY) book/tools/wheelhouse.py
+
+release-check: $(READY)  ## fails where a chapter is stale or was not executed on a GPU
+	@$(PY) book/tools/status.py --check
