@@ -1,0 +1,268 @@
+"""What this machine is, how fast its memory can go, and how long a function takes on it.
+
+Times are milliseconds, bandwidths GB/s with 1 GB = 1e9 bytes, everywhere in the book. Everything here also runs where
+there is no GPU: `device()` is then None, and `time_interleaved` times with the processor's clock.
+"""
+
+import dataclasses
+import datetime
+import functools
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import torch
+
+# Peak memory bandwidth in bytes/s from NVIDIA's datasheets, by the exact name that the driver reports: a laptop's
+# variant or a MIG slice is another device. B200 and GH200 are "up to" figures.
+DATASHEET_BANDWIDTH = {
+    "NVIDIA B200": 8.0e12,
+    "NVIDIA GH200 480GB": 4.0e12,
+    "NVIDIA GH200 144G HBM3e": 4.9e12,
+    "NVIDIA H200": 4.8e12,
+    "NVIDIA H200 NVL": 4.8e12,
+    "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA H100 NVL": 3.9e12,
+    "NVIDIA H100 PCIe": 2.0e12,
+    "NVIDIA A100-SXM4-80GB": 2.039e12,
+    "NVIDIA A100 80GB PCIe": 1.935e12,
+    "NVIDIA A100-SXM4-40GB": 1.555e12,
+    "NVIDIA A100-PCIE-40GB": 1.555e12,
+    "NVIDIA A40": 696e9,
+    "NVIDIA A30": 933e9,
+    "NVIDIA A10": 600e9,
+    "NVIDIA L40S": 864e9,
+    "NVIDIA L40": 864e9,
+    "NVIDIA L4": 300e9,
+    "NVIDIA RTX 6000 Ada Generation": 960e9,
+    "NVIDIA RTX A6000": 768e9,
+    "NVIDIA GeForce RTX 5090": 1792e9,
+    "NVIDIA GeForce RTX 4090": 1008e9,
+    "NVIDIA GeForce RTX 3090": 936e9,
+    "Tesla V100-SXM2-32GB": 900e9,
+    "Tesla V100-SXM2-16GB": 900e9,
+    "Tesla V100-PCIE-32GB": 900e9,
+    "Tesla V100-PCIE-16GB": 900e9,
+    "Tesla T4": 320e9,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Facts about one GPU. `capability` is written "9.0"; `driver` and `datasheet_bandwidth` (bytes/s) may be None."""
+
+    name: str
+    slug: str
+    capability: str
+    multiprocessors: int
+    memory_bytes: int
+    l2_bytes: int
+    driver: str | None
+    datasheet_bandwidth: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call: the median and the quantiles at 20 % and 80 % of `repeats` calls."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+
+@functools.cache
+def device() -> Device | None:
+    """The current CUDA device, asked once; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return Device(
+        name=facts.name,
+        slug=slug(facts.name),
+        capability=f"{facts.major}.{facts.minor}",
+        multiprocessors=facts.multi_processor_count,
+        memory_bytes=facts.total_memory,
+        l2_bytes=facts.L2_cache_size,
+        driver=_nvidia_smi("driver_version"),
+        datasheet_bandwidth=DATASHEET_BANDWIDTH.get(facts.name),
+    )
+
+
+def slug(name: str) -> str:
+    """A GPU's short name, for folders: "NVIDIA A100-SXM4-40GB" is a100, "NVIDIA GeForce RTX 4090" is rtx-4090.
+
+    Makers, memory sizes and what only says "the usual socket" are dropped; PCIe, NVL, Ti and MIG slices stay.
+    """
+    dropped = r"nvidia|amd|geforce|tesla|quadro|instinct|gpu|sxm\d*|hbm\d*e?|\d+gb?"
+    words = re.findall(r"[a-z0-9.]+", name.lower())
+    return "-".join(word for word in words if not re.fullmatch(dropped, word)).replace(".", "-")
+
+
+def _nvidia_smi(field: str, *arguments: str) -> str | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout else None
+
+
+def sm_clock_mhz() -> int | None:
+    """The multiprocessors' clock at this moment, in MHz, or None. An idle GPU clocks down: ask while it works."""
+    if device() is None:
+        return None
+    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    answer = _nvidia_smi("clocks.sm", f"--id=GPU-{uuid}")
+    return int(answer) if answer and answer.isdigit() else None
+
+
+def versions() -> dict[str, str | None]:
+    """The versions that a measurement depends on; None where there is no Triton. Triton is not imported for it."""
+    from . import __version__
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "triton": _installed("triton", "pytorch-triton", "triton-windows"),
+        "flashkat_lite": __version__,
+    }
+
+
+def _installed(*distributions: str) -> str | None:
+    for distribution in distributions:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def provenance(count: int = 1) -> dict:
+    """Where and when a measurement was made: {"device": {..., "count"} or None, "versions", "date"}, ready for JSON.
+
+    `count` is the number of GPUs that took part.
+    """
+    facts = device()
+    return {
+        "device": facts and dataclasses.asdict(facts) | {"count": count},
+        "versions": versions(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def time_interleaved(
+    functions: dict[str, Callable[[], object]],
+    *,
+    seconds: float = 1.0,
+    warmup: float = 0.05,
+    cold_l2: bool = True,
+    most: int = 100,
+    least: int = 3,
+) -> dict[str, Timing]:
+    """Time functions against one another: rounds of one call each, in one process, so that all meet the same clocks.
+
+    Each function is called once (which compiles it), then for `warmup` seconds, then between `least` and `most` times
+    in about `seconds`; a slow one takes part in fewer rounds, spread over all of them. On a GPU a call is timed with
+    CUDA events, after the L2 cache was overwritten (`cold_l2`) or else after an untimed call of the same function;
+    either also keeps the GPU busy while the host prepares the launch. On a CPU, caches are left as they are.
+    """
+    stopwatch = _cuda_stopwatch(cold_l2) if torch.cuda.is_available() else _cpu_stopwatch(cold_l2)
+    repeats = {name: _warm_up(f, stopwatch, seconds, warmup, most, least) for name, f in functions.items()}
+    pending = {name: [] for name in functions}
+    for names in schedule(repeats):
+        for name in names:
+            pending[name].append(stopwatch(functions[name]))
+    return {name: summary([elapsed() for elapsed in calls]) for name, calls in pending.items()}
+
+
+def _warm_up(function, stopwatch, seconds, warmup, most, least) -> int:
+    function()
+    once = max(stopwatch(function)() / 1e3, 1e-6)
+    for _ in range(min(most, int(warmup / once))):
+        function()
+    return max(least, min(most, int(seconds / once)))
+
+
+def schedule(repeats: dict[str, int]) -> list[list[str]]:
+    """Rounds in which each name appears `repeats[name]` times, at most once a round, evenly spread.
+
+    >>> schedule({"fast": 4, "slow": 2})
+    [['fast'], ['fast', 'slow'], ['fast'], ['fast', 'slow']]
+    """
+    rounds = max(repeats.values(), default=0)
+    return [
+        [name for name, count in repeats.items() if (i + 1) * count // rounds > i * count // rounds]
+        for i in range(rounds)
+    ]
+
+
+def summary(milliseconds: list[float]) -> Timing:
+    """Median and 20 % / 80 % quantiles, interpolated linearly."""
+    at = torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)
+    median, low, high = torch.tensor(milliseconds, dtype=torch.float64).quantile(at).tolist()
+    return Timing(median, low, high, len(milliseconds))
+
+
+def _cuda_stopwatch(cold_l2: bool):
+    """start(function) enqueues a timed call; what it returns waits for that call and gives its milliseconds."""
+    scratch = torch.empty(max(4 * device().l2_bytes, 2**28) if cold_l2 else 0, dtype=torch.uint8, device="cuda")
+
+    def start(function):
+        (scratch.zero_ if cold_l2 else function)()
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        function()
+        end.record()
+
+        def elapsed():
+            end.synchronize()
+            return begin.elapsed_time(end)
+
+        return elapsed
+
+    return start
+
+
+def _cpu_stopwatch(cold_l2: bool):
+    def start(function):
+        begin = time.perf_counter()
+        function()
+        milliseconds = (time.perf_counter() - begin) * 1e3
+        return lambda: milliseconds
+
+    return start
+
+
+def floors(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], torch.Tensor]]:
+    """What no kernel of that size can beat: "copy" reads one tensor and writes one, "add" reads two and writes one.
+
+    A forward pass moves what copy moves; a backward pass reads x and the gradient and writes dx, as add does.
+    `floor_bytes` counts the bytes.
+    """
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    x, y = (torch.randn(rows, columns, device=where).to(dtype) for _ in range(2))
+    out = torch.empty_like(x)
+    return {"copy": lambda: out.copy_(x), "add": lambda: torch.add(x, y, out=out)}
+
+
+def floor_bytes(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    """The bytes that each function of `floors` reads and writes."""
+    one = rows * columns * dtype.itemsize
+    return {"copy": 2 * one, "add": 3 * one}
+
+
+def bandwidth(nbytes: float, milliseconds: float) -> float:
+    """GB/s, with 1 GB = 1e9 bytes."""
+    return nbytes / milliseconds / 1e6
+
+
+def measured_copy_bandwidth(nbytes: int | None = None) -> float:
+    """GB/s, bytes read and bytes written, of copying `nbytes` (default: 1 GiB on a GPU, 64 MiB on a CPU) once."""
+    nbytes = nbytes or (2**30 if torch.cuda.is_available() else 2**26)
+    size = (1, nbytes, torch.uint8)
+    copy = floors(*size)["copy"]
+    return bandwidth(floor_bytes(*size)["copy"], time_interleaved({"copy": copy}, seconds=0.2)["copy"].median)
