@@ -1,0 +1,179 @@
+"""Compile a kernel for a GPU that need not be there, and read what came out: registers, spills, PTX, SASS.
+
+Works beside the interpreter, because each compilation runs in a process of its own: Triton's language is decorated
+once, when it is imported, for the interpreter or for the compiler.
+"""
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ELEMENTS = ("x_ptr", "dy_ptr", "y_ptr", "dx_ptr")  # pointers that follow the activation's dtype; the rest are float32
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one compilation produced. Spills are bytes of local memory a thread; counts are static instructions."""
+
+    capability: int
+    registers: int
+    spills: int
+    shared: int
+    instructions: dict[str, int]
+    ttir: str
+    ttgir: str
+    ptx: str
+    sass: str
+
+    def count(self, pattern: str) -> int:
+        """Static SASS instructions whose full opcode (such as LDG.E.128) matches a regular expression from its start."""
+        return sum(n for opcode, n in self.instructions.items() if re.match(pattern, opcode))
+
+    @property
+    def atomics(self) -> int:
+        """Atomic adds on global memory: RED(G) where no result is returned, ATOM(G) where one is."""
+        return self.count(r"(REDG?|ATOMG?)(\.|$)")
+
+    @property
+    def load_bytes(self) -> int:
+        """The widest load from global memory, in bytes a thread."""
+        widths = [int(w) for w in re.findall(r"\b(?:LDG|LDGSTS)\.[A-Z0-9.]*?(\d+)\b", " ".join(self.instructions))]
+        wide = [w for w in widths if w in (64, 128, 256)]
+        return max(wide) // 8 if wide else 4
+
+
+def inspect_kernel(
+    kernel: Any,
+    constexprs: dict[str, Any],
+    *,
+    dtype: str = "fp32",
+    capability: int = 90,
+    num_warps: int = 4,
+    aligned: bool = True,
+) -> Report:
+    """Compile `kernel` (a @triton.jit function of a module or of a notebook) and report on it.
+
+    dtype: "fp32", "bf16" or "fp16", of the pointers in ELEMENTS; other arguments without a constexpr are float32
+    pointers where their name ends in _ptr, else 32-bit integers. capability: 75 … 120. aligned: whether pointers are
+    known to be multiples of 16 bytes, as torch's are. Raises RuntimeError with the compiler's words when it fails.
+    """
+    return inspect_many([dict(kernel=kernel, constexprs=constexprs, dtype=dtype, capability=capability,
+                              num_warps=num_warps, aligned=aligned)])[0]  # fmt: skip
+
+
+def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
+    """`inspect_kernel` for several requests (its arguments by name) in one process, which is faster."""
+    jobs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, request in enumerate(requests):
+            request = dict(dtype="fp32", capability=90, num_warps=4, aligned=True) | request
+            kernel = request.pop("kernel")
+            path = Path(folder) / f"kernel_{i}.py"
+            path.write_text(source_of(kernel))
+            jobs.append(request | dict(path=str(path), name=kernel.fn.__name__))
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        environment |= {"TRITON_DISABLE_LINE_INFO": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        done = subprocess.run(
+            [sys.executable, "-m", "flashkat_lite.inspection"],
+            input=json.dumps(jobs), env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-4000:])
+    return [Report(**report) for report in json.loads(done.stdout.splitlines()[-1])]
+
+
+def source_of(kernel: Any) -> str:
+    """A module's text that defines `kernel`: imports for what lives in packages, source for what a notebook defined."""
+    lines, seen = ["import triton", "import triton.language as tl"], set()
+
+    def add(name: str, value: Any) -> None:
+        if name in seen:
+            return
+        seen.add(name)
+        function = getattr(value, "fn", None)
+        if inspect.ismodule(value):
+            lines.append(f"import {value.__name__} as {name}")
+        elif function is not None and function.__module__ != "__main__":
+            lines.append(f"from {function.__module__} import {function.__name__} as {name}")
+        elif function is not None:
+            for inner in sorted(set(function.__code__.co_names)):
+                if inner in function.__globals__:
+                    add(inner, function.__globals__[inner])
+            lines.append(textwrap.dedent(inspect.getsource(function)))
+        elif type(value).__name__ == "constexpr":
+            lines.append(f"{name} = tl.constexpr({value.value!r})")
+
+    add(kernel.fn.__name__, kernel)
+    return "\n".join(lines) + "\n"
+
+
+def _compile(job: dict[str, Any]) -> dict[str, Any]:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    spec = spec_from_file_location(Path(job["path"]).stem, job["path"])
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kernel = getattr(module, job["name"])
+
+    def kind(name: str) -> str:
+        if name in job["constexprs"]:
+            return "constexpr"
+        if not name.endswith("_ptr"):
+            return "i32"
+        return "*" + (job["dtype"] if name in ELEMENTS else "fp32")
+
+    signature = {name: kind(name) for name in kernel.arg_names}
+    attributes = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(kernel.arg_names)
+        if job["aligned"] and signature[name].startswith("*")
+    }
+    compiled = triton.compile(
+        ASTSource(kernel, signature, job["constexprs"], attributes),
+        target=GPUTarget("cuda", job["capability"], 32),
+        options=dict(num_warps=job["num_warps"]),
+    )
+    registers, spills, sass = _disassemble(compiled.asm["cubin"])
+    return dict(
+        capability=job["capability"],
+        registers=registers,
+        spills=spills,
+        shared=compiled.metadata.shared,
+        instructions=Counter(
+            re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", sass, re.M)
+        ),
+        ttir=compiled.asm["ttir"],
+        ttgir=compiled.asm["ttgir"],
+        ptx=compiled.asm["ptx"],
+        sass=sass,
+    )
+
+
+def _disassemble(cubin: bytes) -> tuple[int, int, str]:
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = dict(capture_output=True, text=True, check=True)
+        usage = subprocess.run([knobs.nvidia.cuobjdump.path, "-res-usage", file.name], **run).stdout
+        sass = subprocess.run([knobs.nvidia.nvdisasm.path, "-c", file.name], **run).stdout
+    registers, stack, local = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "LOCAL"))
+    return registers, stack + local, sass
+
+
+if __name__ == "__main__":
+    print(json.dumps([_compile(job) for job in json.load(sys.stdin)]))

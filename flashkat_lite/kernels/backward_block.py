@@ -1,0 +1,87 @@
+"""Rung 2, block reduction: a program sums over its tile first, then adds each sum to the table once.
+
+The cure that FlashKAT published (arXiv 2505.13813). A two-dimensional grid: a program owns ROWS rows of one group, so
+all of its terms belong to the same m+1+n coefficients. (A group wider than MOST_COLUMNS is cut into several tiles.)
+
+Bytes: 3 · rows · D, as before. Atomic adds: (m+1+n) · G · ⌈rows / ROWS⌉, on the same G · (m+1+n) addresses.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import INTERPRETED, as_gradient, as_rows, group_count, table_stride, vector_width
+from .polynomial import gradients, load_coefficients, magnitudes
+
+ELEMENTS = 65536 if INTERPRETED else 4096  # in a tile
+MOST_COLUMNS = 4096
+
+
+@triton.jit(do_not_specialize=["rows", "groups", "tiles_per_group", "vectors_per_group", "dy_stride", "x_stride"])
+def backward_block_kernel(
+    dy_ptr, x_ptr, a_ptr, b_ptr, dx_ptr, da_ptr, db_ptr,
+    rows, groups, tiles_per_group, vectors_per_group,
+    dy_stride, x_stride, dx_stride, a_stride, b_stride,
+    M1: tl.constexpr, N: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """dx [rows, columns]; adds to da [G, M1] and db [G, N]. Strides of rows in vectors, of tables in elements."""
+    # Rows are the slow axis of the grid: programs that run side by side read the same rows.
+    across = groups * tiles_per_group
+    group = (tl.program_id(0) % across) // tiles_per_group
+    row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # [ROWS, 1]
+    column = (tl.program_id(0) % tiles_per_group) * COLUMNS + tl.arange(0, COLUMNS)[None, :]  # [1, COLUMNS]
+    # In whole vectors, so that the compiler sees that a vector is inside or outside as one: 16-byte loads.
+    inside = (row < rows) & (column // VECTOR < vectors_per_group)
+    start = group * vectors_per_group
+    x = tl.load(x_ptr + (row * x_stride + start) * VECTOR + column, mask=inside, other=0.0).to(tl.float32)
+    dy = tl.load(dy_ptr + (row * dy_stride + start) * VECTOR + column, mask=inside, other=0.0).to(tl.float32)
+    a = load_coefficients(a_ptr + group * a_stride, M1)
+    b = load_coefficients(b_ptr + group * b_stride, N)
+
+    dx, u, w = gradients(dy, x, a, magnitudes(b))
+    tl.store(dx_ptr + (row * dx_stride + start) * VECTOR + column, dx, mask=inside)
+
+    for i in tl.static_range(M1):
+        tl.atomic_add(da_ptr + group * M1 + i, tl.sum(u), sem="relaxed")
+        u = u * x
+    for j in tl.static_range(N):
+        w = w * tl.abs(x)
+        total = tl.sum(w)
+        tl.atomic_add(db_ptr + group * N + j, tl.where(b[j] < 0, total, -total), sem="relaxed")
+
+
+def tile(group_width: int) -> tuple[int, int]:
+    """(ROWS, COLUMNS) of a program: a group's width rounded up to a power of two, and rows to make ELEMENTS."""
+    columns = min(triton.next_power_of_2(group_width), MOST_COLUMNS)
+    return ELEMENTS // columns, columns
+
+
+def backward_block(
+    grad_output: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dx, dnumerator, ddenominator). grad_output and x: [..., D] in float32, bfloat16 or float16; tables [G or 1, ·].
+
+    dx is contiguous, in x's dtype; sums are float32 and come back in the tables' dtypes, in an order left to chance.
+    """
+    groups = group_count(numerator, denominator)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    da = torch.zeros(groups, numerator.shape[1], dtype=torch.float32, device=x.device)
+    db = torch.zeros(groups, denominator.shape[1], dtype=torch.float32, device=x.device)
+    if x.numel():
+        dy, x = as_rows(grad_output), as_rows(x)
+        rows, columns = x.shape
+        width = columns // groups
+        vector = vector_width(width, dy, x)
+        tile_rows, tile_columns = tile(width)
+        tiles = triton.cdiv(width, tile_columns)
+        backward_block_kernel[(triton.cdiv(rows, tile_rows) * groups * tiles,)](
+            dy, x, numerator, denominator, dx, da, db,
+            rows, groups, tiles, width // vector,
+            dy.stride(0) // vector, x.stride(0) // vector, columns // vector,
+            table_stride(numerator), table_stride(denominator),
+            M1=numerator.shape[1], N=denominator.shape[1],
+            VECTOR=vector, ROWS=tile_rows, COLUMNS=tile_columns,
+            num_warps=8,
+        )  # fmt: skip
+    return dx, as_gradient(da, numerator), as_gradient(db, denominator)
