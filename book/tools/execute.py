@@ -1,0 +1,167 @@
+"""`make execute [CHAPTERS="07 09"]`: runs chapters on this machine's GPU and keeps the outputs of those that pass.
+
+A chapter that fails leaves the committed notebook as it was; its outputs are kept in _build/execute.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import notebooks
+
+FOLDER = notebooks.BUILD / "execute"
+TIMEOUT = 1200  # seconds a cell
+LOCAL_SETTINGS = ("MPLBACKEND", "TRITON_INTERPRET", "PYTEST_ADDOPTS")
+# In a process of its own, so that the chapters have the GPU to themselves. Matplotlib builds its font cache here, which
+# it would otherwise announce in the first figure's output.
+FACTS = """
+import json, platform
+import torch, flashkat_lite
+try:
+    import matplotlib.font_manager
+except ImportError:
+    pass
+try:
+    from triton import __version__ as triton
+except ImportError:
+    triton = None
+versions = dict(python=platform.python_version(), torch=torch.__version__, triton=triton)
+versions["flashkat_lite"] = flashkat_lite.__version__
+gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+print(json.dumps({"gpu": gpu, "versions": versions}))
+"""
+
+
+def environment(folder):
+    """The environment of a chapter's process: this Python as the kernel, and no settings of the user's own."""
+    spec = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    kept = {name: value for name, value in os.environ.items() if name not in LOCAL_SETTINGS}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join([str(notebooks.ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
+        "PYTHONHASHSEED": "0",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "JUPYTER_PATH": str(folder / "jupyter"),
+        "JUPYTER_DATA_DIR": str(folder / "jupyter"),
+        "JUPYTER_CONFIG_DIR": str(folder / "jupyter" / "config"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "MPLCONFIGDIR": str(folder / "matplotlib"),
+    }
+
+
+def machine(env):
+    """What a stamp says of the machine: GPU, driver, versions."""
+    done = subprocess.run([sys.executable, "-c", FACTS], env=env, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"Chapters cannot run here: {done.stderr.strip().splitlines()[-1]}")
+    facts = json.loads(done.stdout.splitlines()[-1])
+    return facts | {"driver": driver() if facts["gpu"] else None}
+
+
+def driver():
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+
+
+def nbmake(source, env, timeout=TIMEOUT):
+    """Runs a copy of a notebook. Returns the copy as executed, and what failed (None where nothing did)."""
+    # Outside _build, where nbmake collects nothing.
+    with tempfile.TemporaryDirectory(prefix="flashkat-") as folder:
+        copy = Path(shutil.copy(source, folder))
+        options = ["-p", "nbmake.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", folder, "-c", os.devnull]
+        options += ["--nbmake", "--overwrite", "--nbmake-kernel=python3", f"--nbmake-timeout={timeout}"]
+        command = [sys.executable, "-m", "pytest", *options, str(copy)]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        executed = notebooks.read(copy)
+    return executed, failure(executed, done.stdout + done.stderr) if done.returncode else None
+
+
+def failure(notebook, log):
+    """The cell that failed, in a few words; the end of pytest's log where no cell says that it failed."""
+    for number, cell in enumerate(notebook.cells, 1):
+        if cell.cell_type != "code" or "raises-exception" in notebooks.tags(cell):
+            continue
+        where = f"cell {number} of {len(notebook.cells)} (id {cell.get('id')}): {_first_line(cell.source)}"
+        for output in cell.outputs:
+            if output.output_type == "error":
+                return f"{where}\n    {output.ename}: {output.evalue}"
+        started = cell.metadata.get("execution")
+        if started and "shell.execute_reply" not in started:
+            return f"{where}\n    ran past its time limit"
+    return "the run did not finish:\n    " + "\n    ".join(log.strip().splitlines()[-8:])
+
+
+def _first_line(source):
+    return source.strip().partition("\n")[0]
+
+
+def keep(executed, original, facts, seconds):
+    """The executed notebook as it is committed: canonical and stamped."""
+    committed = {cell.id: cell for cell in original.cells}
+    for cell in notebooks.code_cells(executed):
+        # nbmake empties the cells that it skips. What a check said once is no output of ours; anything else stays.
+        if "skip-execution" in notebooks.tags(cell) and "check" not in notebooks.tags(cell):
+            cell.outputs = committed[cell.id].outputs
+    kept = notebooks.canonical(executed)
+    kept.metadata.flashkat = {
+        "code_sha256": notebooks.code_sha256(kept),
+        "package_sha256": notebooks.package_sha256(kept),
+        **facts,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "seconds": round(seconds, 1),
+    }
+    return kept
+
+
+def execute(path, env, facts, folder=FOLDER):
+    """Executes one chapter in place; returns what failed, or None."""
+    original = notebooks.read(path)
+    start = time.perf_counter()
+    executed, failed = nbmake(path, env)
+    seconds = time.perf_counter() - start
+    kept = keep(executed, original, facts, seconds)
+    notebooks.write(kept, folder / path.name)
+    if failed:
+        print(f"failed after {seconds:.1f} s")
+        print(f"  {failed}\n  {path.name} is as it was; the failed run is in {folder / path.name}", flush=True)
+    else:
+        notebooks.write(kept, path)
+        print(f"{seconds:.1f} s", flush=True)
+    return failed
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("chapters", nargs="*", help="07, 07_atomic_backward or a path; all without")
+    parser.add_argument("--cpu", action="store_true", help="keep outputs although there is no GPU")
+    options = parser.parse_args(arguments)
+    try:
+        paths = notebooks.select(options.chapters)
+    except ValueError as error:
+        sys.exit(str(error))
+    env = environment(FOLDER)
+    facts = machine(env)
+    if not facts["gpu"] and not options.cpu:
+        sys.exit("No GPU here, and outputs from a CPU would replace measured ones: --cpu does it nevertheless.")
+    print(f"{len(paths)} chapter(s) on {facts['gpu'] or 'CPU'}", flush=True)
+    failed = []
+    for path in paths:
+        print(f"{path.stem} … ", end="", flush=True)
+        if execute(path, env, facts):
+            failed.append(path.stem)
+    if failed:
+        sys.exit(f"{len(failed)} of {len(paths)} failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
