@@ -35,7 +35,7 @@ class Report:
     sass: str
 
     def count(self, pattern: str) -> int:
-        """Static SASS instructions whose full opcode (such as LDG.E.128) matches a regular expression from its start."""
+        """Static SASS instructions whose opcode (such as LDG.E.128) matches a regular expression from its start."""
         return sum(n for opcode, n in self.instructions.items() if re.match(pattern, opcode))
 
     @property
