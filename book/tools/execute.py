@@ -22,20 +22,12 @@ LOCAL_SETTINGS = ("MPLBACKEND", "TRITON_INTERPRET", "PYTEST_ADDOPTS")
 # In a process of its own, so that the chapters have the GPU to themselves. Matplotlib builds its font cache here, which
 # it would otherwise announce in the first figure's output.
 FACTS = """
-import json, platform
-import torch, flashkat_lite
-try:
-    import matplotlib.font_manager
-except ImportError:
-    pass
-try:
-    from triton import __version__ as triton
-except ImportError:
-    triton = None
-versions = dict(python=platform.python_version(), torch=torch.__version__, triton=triton)
-versions["flashkat_lite"] = flashkat_lite.__version__
-gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-print(json.dumps({"gpu": gpu, "versions": versions}))
+import json
+import matplotlib.font_manager
+from flashkat_lite import hardware
+gpu = hardware.device()
+facts = {"gpu": gpu and gpu.name, "driver": gpu and gpu.driver, "versions": hardware.versions()}
+print(json.dumps(facts))
 """
 
 
@@ -64,13 +56,7 @@ def machine(env):
     done = subprocess.run([sys.executable, "-c", FACTS], env=env, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"Chapters cannot run here: {done.stderr.strip().splitlines()[-1]}")
-    facts = json.loads(done.stdout.splitlines()[-1])
-    return facts | {"driver": driver() if facts["gpu"] else None}
-
-
-def driver():
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def nbmake(source, env, timeout=TIMEOUT):
@@ -117,7 +103,7 @@ def keep(executed, original, facts, seconds):
         "code_sha256": notebooks.code_sha256(kept),
         "package_sha256": notebooks.package_sha256(kept),
         **facts,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": datetime.date.today().isoformat(),
         "seconds": round(seconds, 1),
     }
     return kept

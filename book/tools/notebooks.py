@@ -74,6 +74,12 @@ def exercise(cell):
     return cell.metadata.get("exercise", {}).get("id")
 
 
+def version():
+    """The package's version, read rather than imported."""
+    source = (ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"', source, re.MULTILINE)[1]
+
+
 # Files
 
 

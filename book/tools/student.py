@@ -1,0 +1,30 @@
+"""`make student`: the chapters without solutions and outputs, in _build/student."""
+
+import nbformat
+import notebooks
+
+FOLDER = notebooks.BUILD / "student"
+
+
+def for_student(notebook, chapter):
+    """The notebook to hand out: solutions dropped, checks run and may fail, nothing executed yet."""
+    notebook = nbformat.from_dict(notebook)
+    notebook.cells = [cell for cell in notebook.cells if "solution" not in notebooks.tags(cell)]
+    for cell in notebooks.code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+        if "check" in notebooks.tags(cell):
+            kept = [tag for tag in notebooks.tags(cell) if tag != "skip-execution"]
+            cell.metadata.tags = [*kept, "raises-exception"]
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.flashkat = {"chapter": chapter, "version": notebooks.version()}
+    return notebooks.canonical(notebook)
+
+
+def main():
+    for path in notebooks.select([]):
+        notebooks.write(for_student(notebooks.read(path), path.stem), FOLDER / path.name)
+        print(FOLDER / path.name)
+
+
+if __name__ == "__main__":
+    main()
