@@ -1,0 +1,148 @@
+"""Build the pages: `make book`. Executes nothing, warns about nothing, asks no third party where npm is at hand.
+
+The effective configuration is _config.yml plus what depends on the machine: vendored scripts, and, where REPO_URL (an
+address) or GITHUB_REPOSITORY (owner/name) says what the repository's address is, the links that need one.
+"""
+
+import copy
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import distributions
+from pathlib import Path
+
+import yaml
+from status import write_status_page
+from vendor import vendor
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "_build"
+HTML = BUILD / "html"
+LOG = BUILD / "build.log"
+BUILT = HTML / ".built"
+INPUTS = ("_config.yml", "_toc.yml", "book", "chapters")
+
+
+def repository(environ: Mapping[str, str]) -> str | None:
+    """The repository's public address, without a slash or .git at its end; None where nothing says one."""
+    address = environ.get("REPO_URL")
+    if not address and environ.get("GITHUB_REPOSITORY"):
+        address = f"{environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{environ['GITHUB_REPOSITORY']}"
+    return address.strip().rstrip("/").removesuffix(".git") if address else None
+
+
+def site(address: str, environ: Mapping[str, str]) -> str:
+    """Where the pages will be served: SITE_URL, or GitHub Pages' address of a GitHub repository, or nothing."""
+    if environ.get("SITE_URL"):
+        return environ["SITE_URL"].rstrip("/") + "/"
+    on_github = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+)", address)
+    if not on_github:
+        return ""
+    owner, name = on_github.groups()
+    host = f"{owner.lower()}.github.io"
+    return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
+
+
+def effective_config(base: dict, environ: Mapping[str, str], vendored: bool) -> dict:
+    """_config.yml's content with the vendored scripts and the repository's links laid over it."""
+    config = copy.deepcopy(base)
+    config["sphinx"]["local_extensions"] = {
+        name: str(ROOT / folder) for name, folder in base["sphinx"]["local_extensions"].items()
+    }
+    if vendored:
+        config["sphinx"]["config"] |= {
+            "html_extra_path": ["book/extra"],
+            "mathjax_path": "../vendor/mathjax/tex-svg.js",
+            "nb_ipywidgets_js": {
+                "../vendor/requirejs/require.js": {},
+                "../vendor/widgets/embed-amd.js": {"data-jupyter-widgets-cdn": "./"},
+            },
+        }
+    address = repository(environ)
+    if address:
+        branch = environ.get("REPO_BRANCH") or environ.get("GITHUB_REF_NAME") or "main"
+        config["repository"] = {"url": address, "branch": branch}
+        config["html"] |= {
+            "use_repository_button": True,
+            "use_issues_button": True,
+            "use_edit_page_button": True,
+            "baseurl": site(address, environ),
+        }
+        if address.startswith("https://github.com/"):
+            config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+    else:
+        config["repository"] = {"url": ""}
+    return config
+
+
+def inputs() -> Iterator[Path]:
+    """All files that a page can depend on, in order."""
+    for name in INPUTS:
+        path = ROOT / name
+        found = [path] if path.is_file() else path.rglob("*")
+        yield from sorted(p for p in found if p.is_file() and not {"__pycache__", "data"} & {*p.parts})
+
+
+def fingerprint(config: str) -> str:
+    """A hash of the effective configuration, the installed packages, and the inputs' names and contents."""
+    packages = sorted(f"{d.name} {d.version}" for d in distributions())
+    digest = hashlib.sha256("\n".join([config, *packages]).encode())
+    for path in inputs():
+        digest.update(f"\n{path.relative_to(ROOT)}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_jupyter_book(config: Path) -> None:
+    """Run Jupyter Book with its thousand lines in a log; on failure, print those that matter and exit."""
+    command = [
+        sys.executable,
+        "-c",
+        "from jupyter_book.cli.main import main; main()",
+        "build",
+        ".",
+        "--config",
+        str(config),
+    ]
+    command += ["--path-output", ".", "-W", "-n", "--keep-going"]
+    environ = os.environ | {"PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environ)
+    said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
+    LOG.write_text(said)
+    if done.returncode:
+        lines = said.splitlines()
+        telling = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|[Ee]xception|Error:", line)]
+        print(*(dict.fromkeys(telling) or lines[-20:]), sep="\n")
+        sys.exit(f"The book did not build; everything that Sphinx said is in {LOG.relative_to(ROOT)}")
+
+
+def main() -> None:
+    os.chdir(ROOT)
+    BUILD.mkdir(exist_ok=True)
+    write_status_page()
+    vendored = vendor()
+    base = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config = yaml.safe_dump(effective_config(base, os.environ, vendored), sort_keys=False)
+    now = fingerprint(config)
+    if BUILT.exists() and BUILT.read_text() == now:
+        print("Nothing has changed since the last build.")
+    else:
+        # All or nothing: each page carries the titles of all, and a warning about a page is only given when it is read.
+        started = time.monotonic()
+        print("Building the pages …", flush=True)
+        for stale in (HTML, BUILD / ".doctrees", BUILD / "jupyter_execute"):
+            shutil.rmtree(stale, ignore_errors=True)
+        (BUILD / "config.yml").write_text(config)
+        run_jupyter_book(BUILD / "config.yml")
+        BUILT.write_text(now)
+        print(f"{sum(1 for _ in HTML.rglob('*.html'))} pages in {time.monotonic() - started:.0f} s")
+    print(HTML / "index.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The scripts that the pages need, fetched once from the npm registry into book/extra/vendor.
+
+With them a built page asks no third party for a byte. Each package is pinned to a version and to the sha512 of its
+archive; an archive that differs is refused.
+"""
+
+import base64
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENDOR = ROOT / "book" / "extra" / "vendor"
+
+
+@dataclass(frozen=True)
+class Package:
+    """An npm package; `keep` maps prefixes of the paths in its archive to folders below the vendor folder."""
+
+    name: str
+    version: str
+    integrity: str
+    keep: tuple[tuple[str, str], ...]
+
+
+PACKAGES = (
+    Package(
+        "mathjax",
+        "3.2.2",
+        "sha512-Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
+        (
+            ("package/es5/tex-svg.js", "mathjax"),
+            ("package/es5/input/tex/extensions/", "mathjax/input/tex/extensions"),
+            ("package/LICENSE", "mathjax"),
+        ),
+    ),
+    Package(
+        "@jupyter-widgets/html-manager",
+        "1.0.15",
+        "sha512-5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
+        (("package/dist/embed-amd.js", "widgets"),),
+    ),
+    Package(
+        "requirejs",
+        "2.3.7",
+        "sha512-DouTG8T1WanGok6Qjg2SXuCMzszOo0eHeH9hDZ5Y4x8Je+9JB38HdTLT4/VA8OaUhBa0JPVHJ0pyBkM1z+pDsw==",
+        (("package/require.js", "requirejs"),),
+    ),
+)
+
+
+class IntegrityError(Exception):
+    """An archive is not the one that was pinned."""
+
+
+def verify(archive: Path, package: Package) -> None:
+    """Raise IntegrityError unless the archive's sha512 is the package's."""
+    found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if found != package.integrity:
+        raise IntegrityError(
+            f"{package.name}@{package.version} is not the archive that book/tools/vendor.py pins:\n"
+            f"  pinned {package.integrity}\n  found  {found}"
+        )
+
+
+def unpack(archive: Path, package: Package, into: Path) -> None:
+    """Extract what the package keeps: a prefix that ends in / is a folder, any other a file."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            for prefix, folder in package.keep:
+                if member.isfile() and member.name.startswith(prefix):
+                    name = member.name.removeprefix(prefix) or Path(prefix).name
+                    target = into / folder / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(tar.extractfile(member).read())
+
+
+def download(package: Package, into: Path) -> Path:
+    """`npm pack` the package and verify it; returns the archive's path."""
+    command = ["npm", "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"]
+    done = subprocess.run(command, cwd=into, check=True, capture_output=True, text=True)
+    archive = into / done.stdout.split()[-1]
+    verify(archive, package)
+    return archive
+
+
+def fetch(packages: tuple[Package, ...], into: Path) -> None:
+    """Bring the packages to the folder `into`, unless exactly these are there already."""
+    pins = hashlib.sha256(repr(packages).encode()).hexdigest()
+    stamp = into / ".pins"
+    if stamp.exists() and stamp.read_text() == pins:
+        return
+    into.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into.parent, prefix=".fetch-") as work:
+        fresh = Path(work) / "unpacked"
+        for package in packages:
+            unpack(download(package, Path(work)), package, fresh)
+        (fresh / ".pins").write_text(pins)
+        shutil.rmtree(into, ignore_errors=True)
+        fresh.rename(into)
+
+
+def vendor() -> bool:
+    """Fetch the page's scripts; False, with one line that says why, where they cannot be had."""
+    if shutil.which("npm") is None:
+        print("npm is missing: the pages will load MathJax and the widgets from a CDN. On Debian: apt install npm")
+        return False
+    try:
+        fetch(PACKAGES, VENDOR)
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr or error.stdout).strip().splitlines()[-1:]
+        print("npm could not fetch the scripts, so the pages will load them from a CDN.", *reason)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(0 if vendor() else 1)
