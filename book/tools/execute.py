@@ -78,12 +78,12 @@ def failure(notebook, log):
         if cell.cell_type != "code" or "raises-exception" in notebooks.tags(cell):
             continue
         where = f"cell {number} of {len(notebook.cells)} (id {cell.get('id')}): {_first_line(cell.source)}"
-        for output in cell.outputs:
-            if output.output_type == "error":
-                return f"{where}\n    {output.ename}: {output.evalue}"
         started = cell.metadata.get("execution")
         if started and "shell.execute_reply" not in started:
             return f"{where}\n    ran past its time limit"
+        for output in cell.outputs:
+            if output.output_type == "error":
+                return f"{where}\n    {output.ename}: {output.evalue}"
     return "the run did not finish:\n    " + "\n    ".join(log.strip().splitlines()[-8:])
 
 
@@ -109,17 +109,17 @@ def keep(executed, original, facts, seconds):
     return kept
 
 
-def execute(path, env, facts, folder=FOLDER):
+def execute(path, env, facts):
     """Executes one chapter in place; returns what failed, or None."""
     original = notebooks.read(path)
     start = time.perf_counter()
     executed, failed = nbmake(path, env)
     seconds = time.perf_counter() - start
     kept = keep(executed, original, facts, seconds)
-    notebooks.write(kept, folder / path.name)
+    notebooks.write(kept, FOLDER / path.name)
     if failed:
         print(f"failed after {seconds:.1f} s")
-        print(f"  {failed}\n  {path.name} is as it was; the failed run is in {folder / path.name}", flush=True)
+        print(f"  {failed}\n  {path.name} is as it was; the failed run is in {FOLDER / path.name}", flush=True)
     else:
         notebooks.write(kept, path)
         print(f"{seconds:.1f} s", flush=True)

@@ -33,13 +33,13 @@ def chapters(root=ROOT):
     return [root / f"{name}.ipynb" for name in listed]
 
 
-def select(names, folder=CHAPTERS):
+def select(names):
     """The chapters that `names` ("07", "07_atomic_backward", a path) mean, all of them without names.
 
     Raises:
         ValueError: a name that no chapter answers to.
     """
-    everything = sorted(folder.glob("*.ipynb"))
+    everything = sorted(CHAPTERS.glob("*.ipynb"))
     if not names:
         return everything
     chosen = []

@@ -1,0 +1,149 @@
+"""`make execute`: what passes is kept, stamped; what fails changes nothing and is named."""
+
+import execute
+import notebooks
+import pytest
+
+FACTS = {"gpu": "NVIDIA H200", "driver": "580.1", "versions": {"torch": "2.11.0", "triton": "3.6.0"}}
+WIDGETS = """import ipywidgets as w
+slider = w.IntSlider(max=1)
+box = w.Stack([w.HTML("<b>1</b>"), w.HTML("<b>2</b>")], selected_index=0)
+w.jslink((slider, "value"), (box, "selected_index"))
+w.VBox([slider, box])"""
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A house with no chapters yet, on a machine with a GPU; `house(name, notebook)` adds one and returns its path."""
+    monkeypatch.setattr(notebooks, "CHAPTERS", tmp_path / "chapters")
+    monkeypatch.setattr(execute, "FOLDER", tmp_path / "execute")
+    monkeypatch.setattr(execute, "machine", lambda env: FACTS)
+
+    def add(name, notebook):
+        path = tmp_path / "chapters" / f"{name}.ipynb"
+        notebooks.write(notebook, path)
+        return path
+
+    add.machine = lambda facts: monkeypatch.setattr(execute, "machine", lambda env: facts)
+    return add
+
+
+def test_a_chapter_that_passes_is_kept_stamped_and_repeatable(house, notebook, code, capsys):
+    path = house(
+        "01_first",
+        notebook(
+            code("import sys\nprint('out')\nprint('err', file=sys.stderr)\nprint('more')", "streams"),
+            code("import flashkat_lite, os\nassert 'TRITON_INTERPRET' not in os.environ\nobject()", "address"),
+            code(WIDGETS, "widgets"),
+            code("1 / 0", "check", "check", "skip-execution"),
+        ),
+    )
+    texts = []
+    for _ in range(2):
+        execute.main(["01"])
+        made = notebooks.read(path)
+        stamp = made.metadata.flashkat
+        assert stamp.pop("seconds") > 0
+        texts.append(notebooks.text(made))
+    assert texts[0] == texts[1]
+    assert stamp.gpu == "NVIDIA H200" and stamp.driver == "580.1" and stamp.versions.torch == "2.11.0"
+    assert stamp.code_sha256 == notebooks.code_sha256(made)
+    assert stamp.package_sha256 == notebooks.package_sha256(made)
+    streams, address, widgets, check = made.cells[1:]
+    assert [output.text for output in streams.outputs] == ["out\nmore\n", "err\n"]
+    assert address.outputs[0].data["text/plain"] == "<object at 0x…>"
+    assert widgets.outputs[0].data["application/vnd.jupyter.widget-view+json"].model_id in widget_ids(made)
+    assert not check.outputs and check.execution_count is None
+    assert "01_first … " in capsys.readouterr().out
+
+
+def widget_ids(made):
+    return made.metadata.widgets[notebooks.WIDGET_STATE].state
+
+
+def test_a_failing_chapter_is_left_untouched_and_the_others_go_on(house, notebook, code, capsys):
+    failing = house("01_failing", notebook(code("print(1)", "fine"), code("# why\nint('x')\n", "culprit")))
+    passing = house("02_passing", notebook(code("print(2)", "fine")))
+    before = failing.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        execute.main([])
+    assert stopped.value.code == "1 of 2 failed: 01_failing"
+    assert failing.read_bytes() == before
+    assert notebooks.read(passing).cells[1].outputs[0].text == "2\n"
+    said = capsys.readouterr().out
+    assert "cell 3 of 3 (id culprit): # why" in said
+    assert "ValueError: invalid literal for int() with base 10: 'x'" in said
+    assert notebooks.read(execute.FOLDER / "01_failing.ipynb").cells[2].outputs[0].ename == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import time\ntime.sleep(60)", "(id culprit): import time\n    ran past its time limit"),
+        ("import os\nos._exit(1)", "died"),
+    ],
+)
+def test_a_run_that_does_not_end_well_is_a_failure(notebook, code, tmp_path, environment, source, said):
+    path = tmp_path / "01_first.ipynb"
+    notebooks.write(notebook(code("1", "fine"), code(source, "culprit")), path)
+    _, failed = execute.nbmake(path, environment, timeout=2)
+    assert said in failed
+
+
+def test_outputs_of_a_skipped_cell_stay_unless_it_is_a_check(notebook, code):
+    original = notebook(
+        code("measured_elsewhere()", "recorded", "skip-execution"),
+        code("check()", "check", "skip-execution", "check"),
+    )
+    for cell in notebooks.code_cells(original):
+        cell.outputs = [{"output_type": "stream", "name": "stdout", "text": "said once\n"}]
+    executed = notebooks.canonical(original)
+    for cell in notebooks.code_cells(executed):
+        cell.outputs = []
+    recorded, check = notebooks.code_cells(execute.keep(executed, original, FACTS, 1.0))
+    assert recorded.outputs[0].text == "said once\n"
+    assert not check.outputs
+
+
+def test_without_a_gpu_nothing_is_overwritten(house, notebook, code):
+    path = house("01_first", notebook(code("1", "one")))
+    before = path.read_bytes()
+    house.machine(FACTS | {"gpu": None, "driver": None})
+    with pytest.raises(SystemExit, match="--cpu"):
+        execute.main(["01"])
+    assert path.read_bytes() == before
+
+
+def test_a_cpus_outputs_say_so(house, notebook, code):
+    path = house("01_first", notebook(code("1", "one")))
+    house.machine(FACTS | {"gpu": None, "driver": None})
+    execute.main(["01", "--cpu"])
+    made = notebooks.read(path)
+    assert made.cells[1].outputs[0].data["text/plain"] == "1"
+    assert made.metadata.flashkat.gpu is None
+    assert notebooks.staleness(made) == ["executed without a GPU"]
+
+
+def test_names_of_chapters(house, notebook):
+    first, second = house("01_first", notebook()), house("02_second", notebook())
+    assert notebooks.select([]) == [first, second]
+    assert notebooks.select(["02", "chapters/01_first.ipynb", "02_second"]) == [second, first]
+    with pytest.raises(ValueError, match=r"no chapter '03'; there are: 01_first, 02_second"):
+        notebooks.select(["03"])
+    with pytest.raises(SystemExit, match="no chapter '0'"):
+        execute.main(["0"])
+
+
+def test_the_machines_facts_come_from_the_package(environment):
+    facts = execute.machine(environment)
+    assert facts.keys() == {"gpu", "driver", "versions"}
+    assert facts["versions"]["flashkat_lite"] == notebooks.version()
+
+
+def test_the_users_own_settings_do_not_reach_a_chapter(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("JUPYTER_PATH", "/elsewhere")
+    env = execute.environment(tmp_path)
+    assert "TRITON_INTERPRET" not in env
+    assert env["JUPYTER_PATH"] == str(tmp_path / "jupyter")
+    assert (tmp_path / "jupyter/kernels/python3/kernel.json").exists()
