@@ -1,0 +1,153 @@
+"""Fresh records replace older ones; the status page says what is fresh and why the rest is not."""
+
+import copy
+import json
+
+import notebooks
+import pytest
+import record
+import status
+
+RECORD = {
+    "experiment": "ladder",
+    "title": "Every rung",
+    "device": {"name": "NVIDIA H200", "count": 1, "driver": "580.1", "slug": "h200"},
+    "versions": {"python": "3.12.3", "torch": "2.11.0", "triton": "3.6.0", "flashkat_lite": "0.1.0"},
+    "date": "2026-11-20",
+    "command": "make execute CHAPTERS=07",
+    "data": {"rows": [{"D": 192, "ms": 2.0}, {"D": 768, "ms": 8.0}]},
+}
+STAMP = {"gpu": "NVIDIA H200", "driver": "580.1", "versions": RECORD["versions"], "date": "2026-11-20", "seconds": 31.2}
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A house with one chapter to come, and one module."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").write_text(
+        "root: book/intro\nchapters:\n  - file: chapters/01_first\n  - file: book/status\n"
+    )
+    (tmp_path / "flashkat_lite").mkdir()
+    (tmp_path / "flashkat_lite" / "ops.py").write_text("x = 1\n")
+    return tmp_path
+
+
+@pytest.fixture
+def chapter(house, notebook, code):
+    """Writes the chapter with this stamp and code."""
+
+    def write(stamp=None, source="from flashkat_lite import ops"):
+        made = notebook(code("from flashkat_lite import ops", "a"))
+        if stamp:
+            hashes = {
+                "code_sha256": notebooks.code_sha256(made),
+                "package_sha256": notebooks.package_sha256(made, house),
+            }
+            made.metadata.flashkat = hashes | stamp
+        made.cells[1].source = source
+        notebooks.write(made, house / "chapters" / "01_first.ipynb")
+
+    return write
+
+
+def put(folder, content, gpu="h200"):
+    path = folder / gpu / f"{content['experiment']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_fresh_record_wholly_replaces_the_older_one(tmp_path, capsys):
+    fresh, kept = tmp_path / "fresh", tmp_path / "kept"
+    older = put(kept, RECORD | {"title": "Gone"})
+    newer = copy.deepcopy(RECORD) | {"date": "2026-11-21"}
+    newer["versions"]["triton"] = "3.7.0"
+    newer["data"]["rows"][1]["ms"] = 9.0
+    source = put(fresh, newer)
+    assert record.move(fresh, kept) == (1, 0)
+    assert json.loads(older.read_text()) == newer
+    assert not source.exists()
+    said = capsys.readouterr().out
+    assert (
+        said
+        == "h200/ladder.json: 2026-11-20 → 2026-11-21, triton 3.6.0 → 3.7.0, 1 of 4 numbers moved, by 12.5% at most\n"
+    )
+
+
+def test_another_gpu_gets_its_own_folder(tmp_path, capsys):
+    fresh, kept = tmp_path / "fresh", tmp_path / "kept"
+    put(kept, RECORD)
+    put(fresh, RECORD | {"device": {"name": "NVIDIA A100", "count": 1, "driver": "1"}}, gpu="a100")
+    record.move(fresh, kept)
+    assert sorted(path.parent.name for path in kept.glob("*/ladder.json")) == ["a100", "h200"]
+    assert capsys.readouterr().out == "a100/ladder.json: new\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"title": None}, "title is a NoneType"),
+        ({"device": {"name": "NVIDIA H200", "driver": "1"}}, "device has no count"),
+        ({"versions": {"torch": "2.11.0"}}, "versions has no triton"),
+        ({"device": None}, "device is a NoneType"),
+        ({"extra": 1}, "extra is not part of a record"),
+    ],
+)
+def test_a_record_that_breaks_the_schema_stays_where_it_is(tmp_path, capsys, wrong, said):
+    source = put(tmp_path / "fresh", RECORD | wrong)
+    assert record.move(tmp_path / "fresh", tmp_path / "kept") == (0, 1)
+    assert source.exists() and not (tmp_path / "kept").exists()
+    assert said in capsys.readouterr().out
+
+
+def test_nothing_to_move_says_how_to_measure(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(record, "move", lambda: (0, 0))
+    record.main()
+    assert "make execute" in capsys.readouterr().out
+
+
+def test_records_in_the_book_keep_to_the_schema(root):
+    for path in root.glob("book/data/*/*.json"):
+        assert record.problems(json.loads(path.read_text()), path) == [], path
+
+
+def test_a_fresh_chapter(house, chapter):
+    chapter(STAMP)
+    assert status.stale(house) == {}
+    page = status.write_status_page(house).read_text()
+    row = page[page.index("{doc}`/chapters/01_first`") :]
+    assert row.splitlines()[1:8] == [
+        f"  - {cell}" for cell in ("fresh", "NVIDIA H200", "580.1", "2.11.0", "3.6.0", "2026-11-20", "31.2")
+    ]
+
+
+def test_why_a_chapter_is_stale(house, chapter):
+    chapter()
+    assert status.stale(house) == {"01_first": ["never executed on a GPU"]}
+    chapter(STAMP | {"gpu": None})
+    assert status.stale(house) == {"01_first": ["executed without a GPU"]}
+    chapter(STAMP, "from flashkat_lite import ops as changed")
+    assert status.stale(house) == {"01_first": ["its code changed"]}
+    chapter(STAMP)
+    (house / "flashkat_lite" / "ops.py").write_text("x = 2\n")
+    assert status.stale(house) == {"01_first": ["the package changed"]}
+    assert "stale: the package changed" in status.write_status_page(house).read_text()
+
+
+def test_the_page_lists_records(house, chapter):
+    chapter()
+    assert "None is recorded yet" in status.write_status_page(house).read_text()
+    put(house / "book" / "data", RECORD)
+    page = status.write_status_page(house).read_text()
+    assert "* - `ladder`\n  - Every rung\n  - NVIDIA H200\n  - 1\n  - 580.1" in page
+
+
+def test_release_check_fails_on_a_stale_chapter(monkeypatch, capsys):
+    monkeypatch.setattr(status, "stale", lambda: {"01_first": ["its code changed", "executed without a GPU"]})
+    status.main([])
+    with pytest.raises(SystemExit) as stopped:
+        status.main(["--check"])
+    assert stopped.value.code not in (0, None)
+    assert "01_first: its code changed, executed without a GPU\n" in capsys.readouterr().out
+    monkeypatch.setattr(status, "stale", lambda: {})
+    status.main(["--check"])
