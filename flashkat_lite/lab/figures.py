@@ -1,0 +1,131 @@
+"""Figures in one style: SVG, a palette safe for the colour-blind, white paper here and the page's colours in the book.
+
+Every colour below is mapped to a theme-aware one when the book is built, so use these and no others.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+
+import ipywidgets
+import matplotlib
+from IPython.display import SVG, display
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PAPER = "#1a1a1a", "#666666", "#d9d9d9", "#ffffff"
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+PURPLE, SKY, YELLOW = "#cc79a7", "#56b4e9", "#e69f00"
+NAMES = dict(ink=INK, muted=MUTED, grid=GRID, paper=PAPER, blue=BLUE, orange=ORANGE, green=GREEN)
+NAMES |= dict(purple=PURPLE, sky=SKY, yellow=YELLOW)
+
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "flashkat",
+    "font.family": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW]),
+}
+
+
+def new(width: float = 7.2, height: float = 3.4, **subplots) -> tuple[Figure, Axes]:
+    """A figure in our style, in inches; keyword arguments go to `plt.subplots`."""
+    with plt.rc_context(STYLE):
+        return plt.subplots(figsize=(width, height), layout="constrained", **subplots)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text, the same bytes each time; the figure is closed."""
+    with plt.rc_context(STYLE):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def show(figure: Figure) -> None:
+    """Display as image/svg+xml. Caption and alt text live in the cell's metadata."""
+    display(SVG(svg(figure)))
+
+
+def footnote(axes: Axes, text: str) -> None:
+    """A line under the axes, for the GPU and date of what is drawn."""
+    axes.annotate(text, (0, 0), (0, -42), xycoords="axes fraction", textcoords="offset points", fontsize=8, color=MUTED)
+
+
+def ladder(rungs: Sequence[tuple[str, float]], limit: tuple[str, float], title: str, source: str) -> Figure:
+    """Times as bars that start at the limit, on a logarithmic axis: a bar's length is how far there is to go.
+
+    rungs: (name, milliseconds), slowest first; limit: likewise.
+    """
+    figure, axes = new(height=1.5 + 0.5 * len(rungs))
+    name, floor = limit
+    for y, (_, ms) in enumerate(rungs):
+        axes.barh(y, ms - floor, left=floor, height=0.55, color=BLUE if ms < 10 * floor else ORANGE)
+        times = f"{ms / floor:,.0f}×" if ms > 10 * floor else f"{ms / floor:.2f}×"
+        axes.annotate(f"{_ms(ms)}  ({times})", (ms, y), (6, 0), textcoords="offset points", va="center")
+    axes.axvline(floor, color=GREEN, linewidth=2)
+    label = f"{name}: {_ms(floor)}"
+    axes.annotate(label, (floor, -0.55), (6, 0), textcoords="offset points", color=GREEN, va="center")
+    axes.set_xscale("log")
+    axes.set_xlim(floor / 1.6, max(ms for _, ms in rungs) * 12)
+    axes.set_ylim(len(rungs) - 0.3, -0.6)
+    axes.set_yticks(range(len(rungs)), [n for n, _ in rungs])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("time of one backward pass (ms, logarithmic)")
+    axes.set_title(title)
+    footnote(axes, source)
+    return figure
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:,.{max(0, 2 - math.floor(math.log10(ms)))}f} ms"
+
+
+def inline(figure: Figure, alt: str) -> str:
+    """The figure as inline SVG for a page: named by `alt`, no background, colours that follow the page's theme."""
+    text = svg(figure)
+    text = text[text.index("<svg") :]
+    text = re.sub(r'<g id="patch_1">.*?</g>', "", text, count=1, flags=re.S)
+    for name, colour in NAMES.items():
+        fallback = "currentColor" if name == "ink" else colour
+        text = text.replace(colour, f"var(--fk-{name}, {fallback})")
+    label = escape(alt, quote=True)
+    return re.sub(
+        r"<svg ([^>]*)>", rf'<svg role="img" aria-label="{label}" style="max-width:100%;height:auto" \1>', text, count=1
+    )
+
+
+def movable(frames: Sequence[str], description: str, start: int = 0) -> ipywidgets.Widget:
+    """HTML frames under a slider. The two are joined in the browser, so it moves in the built page, with no kernel."""
+    slider = ipywidgets.IntSlider(
+        value=start, min=0, max=len(frames) - 1, description=description, readout=False,
+        layout=ipywidgets.Layout(width="100%"), style={"description_width": "initial"},
+    )  # fmt: skip
+    stack = ipywidgets.Stack([ipywidgets.HTML(frame) for frame in frames], selected_index=start)
+    ipywidgets.jslink((slider, "value"), (stack, "selected_index"))
+    return ipywidgets.VBox([slider, stack])
