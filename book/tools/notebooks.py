@@ -53,14 +53,6 @@ def select(names):
     return list(dict.fromkeys(chosen))
 
 
-def title(notebook):
-    """The first heading's text."""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (heading := re.search(r"^#\s+(.+)$", cell.source, re.MULTILINE)):
-            return heading[1].strip()
-    raise ValueError("a chapter without a heading")
-
-
 def tags(cell):
     return cell.metadata.get("tags", [])
 

@@ -1,0 +1,160 @@
+"""The chapters themselves: they run, what is committed is clean, and they keep to the conventions."""
+
+import ast
+import collections
+import re
+import warnings
+
+import execute
+import notebooks
+import pytest
+import status
+
+CHAPTERS = notebooks.select([])
+PLACES = re.compile(r"/home/|/root/|/tmp/|\b[A-Z]:\\")
+LIMIT = 1.5e6  # bytes
+
+every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def read():
+    """Reads a chapter, once."""
+    kept = {}
+    return lambda path: kept.setdefault(path, notebooks.read(path))
+
+
+def outputs(notebook):
+    return [(cell, output) for cell in notebooks.code_cells(notebook) for output in cell.outputs]
+
+
+def texts(node):
+    """All strings in an output but pictures' bytes."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key != "image/png":
+                yield from texts(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from texts(item)
+    elif isinstance(node, str):
+        yield node
+
+
+def exercises(notebook):
+    """The cells of each exercise by their role."""
+    found = collections.defaultdict(dict)
+    for cell in notebook.cells:
+        for role in {"exercise", "check", "solution"} & set(notebooks.tags(cell)):
+            assert role not in found[notebooks.exercise(cell)], f"two {role} cells of {notebooks.exercise(cell)}"
+            found[notebooks.exercise(cell)][role] = cell
+    return found
+
+
+@every_chapter
+def test_it_runs(path, environment):
+    executed, failed = execute.nbmake(path, environment)
+    assert failed is None, failed
+    errors = [output.evalue for _, output in outputs(executed) if output.output_type == "error"]
+    assert errors == []
+
+
+@every_chapter
+def test_what_is_committed_is_canonical(path, read):
+    assert path.read_text(encoding="utf-8") == notebooks.text(notebooks.canonical(read(path)))
+
+
+@every_chapter
+def test_no_committed_output_is_an_error_or_names_a_place_on_a_machine(path, read):
+    for cell, output in outputs(read(path)):
+        assert output.output_type != "error", f"{cell.id}: {output.evalue}"
+        places = [text for text in texts(output) if PLACES.search(text)]
+        assert places == [], cell.id
+
+
+@every_chapter
+def test_it_is_small(path):
+    assert path.stat().st_size <= LIMIT
+
+
+def test_stale_chapters_are_listed():
+    for name, why in status.stale().items():
+        warnings.warn(f"{name}: {', '.join(why)}", stacklevel=1)
+
+
+def test_the_table_of_contents_holds_every_chapter_in_order():
+    assert notebooks.chapters() == CHAPTERS
+
+
+@every_chapter
+def test_it_begins_as_every_chapter_does(path, read):
+    notebook = read(path)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+    assert re.match(r"# \S", notebook.cells[0].source)
+    first = notebooks.code_cells(notebook)[0]
+    assert first.source.splitlines()[0] == "from flashkat_lite import lab"
+
+
+@every_chapter
+def test_its_exercises_are_complete(path, read):
+    for name, cells in exercises(read(path)).items():
+        assert cells.keys() == {"exercise", "check", "solution"}, name
+        stub, check, solution = cells["exercise"], cells["check"], cells["solution"]
+        assert re.fullmatch(rf"{path.stem[:2]}-\d+", name)
+        assert stub.metadata.exercise.keys() == {"id", "points", "level", "hint"}, name
+        assert stub.metadata.exercise.points in range(1, 11) and stub.metadata.exercise.level in (1, 2, 3), name
+        assert stub.metadata.exercise.hint.strip(), name
+        assert "skip-execution" in check.metadata.tags, name
+        assert "hide-cell" in solution.metadata.tags, name
+        order = [read(path).cells.index(cell) for cell in (stub, check, solution)]
+        assert order == sorted(order), name
+
+
+@every_chapter
+def test_its_stubs_raise_only_when_called(path, read):
+    for name, cells in exercises(read(path)).items():
+        stub = notebooks.definitions(notebooks.parse(cells["exercise"].source))
+        raising = [defined for defined, tree in stub.items() if "NotImplementedError" in ast.unparse(tree)]
+        assert raising, name
+        exec_free = all(isinstance(node, ALLOWED) for node in notebooks.parse(cells["exercise"].source).body)
+        assert exec_free, f"{name}: a stub defines, and does nothing else"
+        solution = notebooks.parse(cells["solution"].source)
+        assert {f"{defined}_solution" for defined in raising} <= notebooks.definitions(solution).keys(), name
+        (check,) = notebooks.parse(cells["check"].source).body
+        last = solution.body[-1]
+        assert ast.unparse(check) == ast.unparse(last).replace("_solution", ""), name
+
+
+ALLOWED = (ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign)
+
+
+@every_chapter
+def test_its_figures_have_a_caption_a_name_and_a_description(path, read):
+    for cell in notebooks.code_cells(read(path)):
+        pictured = any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))
+        settings = cell.metadata.get("mystnb", {})
+        if pictured or "figure" in settings:
+            assert settings["figure"]["caption"].strip(), cell.id
+            assert settings["figure"]["name"].strip(), cell.id
+            assert settings["image"]["alt"].strip(), cell.id
+
+
+def test_no_two_figures_share_a_name(read):
+    settings = [cell.metadata.get("mystnb", {}) for path in CHAPTERS for cell in read(path).cells]
+    names = collections.Counter(setting["figure"]["name"] for setting in settings if "figure" in setting)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@every_chapter
+def test_its_tagged_definitions_are_the_packages(path, read):
+    package = notebooks.Package()
+    for cell in read(path).cells:
+        for module in [tag.removeprefix("source:") for tag in notebooks.tags(cell) if tag.startswith("source:")]:
+            here = notebooks.definitions(notebooks.parse(cell.source))
+            there = notebooks.definitions(package.tree(module))
+            assert here, f"{cell.id} defines nothing"
+            for name, tree in here.items():
+                assert name in there, f"{cell.id}: {module} defines no {name}"
+                assert notebooks.syntax(tree) == notebooks.syntax(there[name]), (
+                    f"{cell.id}: {name} differs from {module}'s"
+                )
