@@ -60,7 +60,8 @@ def effective_config(base: dict, environ: Mapping[str, str], vendored: bool) -> 
             "mathjax_path": "../vendor/mathjax/tex-svg.js",
             "nb_ipywidgets_js": {
                 "../vendor/requirejs/require.js": {},
-                "../vendor/widgets/embed-amd.js": {"data-jupyter-widgets-cdn": "./"},
+                "widgets.js": {},
+                "../vendor/@jupyter-widgets/html-manager/dist/embed-amd.js": {"data-jupyter-widgets-cdn": "./"},
             },
         }
     address = repository(environ)

@@ -43,7 +43,15 @@ PACKAGES = (
         "@jupyter-widgets/html-manager",
         "1.0.15",
         "sha512-5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-        (("package/dist/embed-amd.js", "widgets"),),
+        tuple(
+            (f"package/dist/{name}", "@jupyter-widgets/html-manager/dist")
+            for name in (
+                "embed-amd.js",
+                "1551f4f60c37af51121f.woff2",
+                "7a3337626410ca2f4071.woff2",
+                "d878b0a6a1144760244f.woff2",
+            )
+        ),
     ),
     Package(
         "requirejs",
