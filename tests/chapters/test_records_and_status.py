@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import notebooks
 import pytest
@@ -151,3 +153,24 @@ def test_release_check_fails_on_a_stale_chapter(monkeypatch, capsys):
     assert "01_first: its code changed, executed without a GPU\n" in capsys.readouterr().out
     monkeypatch.setattr(status, "stale", lambda: {})
     status.main(["--check"])
+
+
+# Notebooks' set-up chooses the interpreter for the whole process, so the package's side runs in one of its own.
+ASK = """
+import dataclasses, json
+from flashkat_lite.lab import records
+try:
+    records.load("nothing", command="make execute CHAPTERS=07 && make record")
+except records.MissingRecord as missing:
+    message = str(missing)
+fields = [field.name for field in dataclasses.fields(records.Record) if field.name != "live"]
+print(json.dumps({"message": message, "fields": fields}))
+"""
+
+
+def test_a_missing_record_names_the_command_that_makes_it(environment):
+    asked = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=True)
+    answer = json.loads(asked.stdout.splitlines()[-1])
+    assert "book/data/h200/nothing.json" in answer["message"]
+    assert "make execute CHAPTERS=07 && make record" in answer["message"]
+    assert set(answer["fields"]) == record.SCHEMA.keys()
