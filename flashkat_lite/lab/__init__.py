@@ -44,6 +44,6 @@ _set_up()
 
 from . import checks, figures, records  # noqa: E402
 from .claims import claim  # noqa: E402
-from .records import table  # noqa: E402
+from .records import table, timings  # noqa: E402
 
-__all__ = ["DEVICE", "GPU", "checks", "claim", "figures", "note", "pick", "records", "table"]
+__all__ = ["DEVICE", "GPU", "checks", "claim", "figures", "note", "pick", "records", "table", "timings"]

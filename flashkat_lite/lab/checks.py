@@ -133,16 +133,19 @@ def _column_sum_cases(f: Callable[[Tensor], Tensor]) -> None:
     _sums("a second call on the first input", f, again, cases["37 rows of 8 float32"])
 
 
-def _speed(f: Callable[[], Any], ours: Callable[[], Any], what: str) -> None:
-    """On a GPU, tell how f compares with our solution; full marks within 1.2 times its time."""
+def _speed(f: Callable[[Tensor], Tensor], solution: str, rows: int, columns: int) -> None:
+    """On a GPU, time f against our solution of the same sums; within 1.2 times its time is right."""
     if not torch.cuda.is_available():
         print("No GPU here: correctness and counts were checked, speed was not.")
         return
-    times = hardware.time_interleaved({"yours": f, "ours": ours}, seconds=0.2)
-    ratio = times["yours"].median / times["ours"].median
-    print(f"{what}: yours {times['yours'].median:.3f} ms, ours {times['ours'].median:.3f} ms ({ratio:.2f}×).")
-    if ratio > 1.2:
-        raise Wrong(f"{what}: correct, but {ratio:.2f} times as slow as our solution; within 1.2 counts as good")
+    from . import solutions
+
+    ours, dy = getattr(solutions, solution), torch.randn(rows, columns, device=DEVICE)
+    times = hardware.time_interleaved({"yours": lambda: f(dy), "ours": lambda: ours(dy)}, seconds=0.2)
+    yours, ours = times["yours"].median, times["ours"].median
+    print(f"{rows:,} rows of {columns}: yours {yours:.3f} ms, ours {ours:.3f} ms ({yours / ours:.2f}×).")
+    if yours > 1.2 * ours:
+        raise Wrong(f"correct, but {yours / ours:.2f} times as slow as our solution; within 1.2 counts as good")
 
 
 # Chapter 07
@@ -222,7 +225,7 @@ def column_sums_atomic(f: Callable[[Tensor], Tensor]) -> None:
     right("column sums of odd shapes, bfloat16, a transposed tensor, and twice in a row")
 
 
-def column_sums_copies(f: Callable[[Tensor], Tensor], ours: Callable[[Tensor], Tensor]) -> None:
+def column_sums_copies(f: Callable[[Tensor], Tensor]) -> None:
     """07-4: the same sums, one atomic add an element, on at least 64 times as many addresses."""
     _column_sum_cases(f)
     if DEVICE == "cpu":
@@ -233,8 +236,7 @@ def column_sums_copies(f: Callable[[Tensor], Tensor], ours: Callable[[Tensor], T
         if len(count.addresses) < 64 * 8:
             raise Wrong(f"30,000 rows of 8 added to {len(count.addresses)} addresses; 512 or more were asked for")
         return right("the same sums on many addresses")
-    dy = torch.randn(2**20, 8, device=DEVICE)
-    _speed(lambda: f(dy), lambda: ours(dy), "2^20 rows of 8")
+    _speed(f, "column_sums_copies_solution", 2**20, 8)
     right("the same sums on many addresses, and fast")
 
 
@@ -274,21 +276,19 @@ def idle_share(f: Callable[[int], float]) -> None:
     right("seven widths")
 
 
-def column_sums_block(f: Callable[[Tensor], Tensor], ours: Callable[[Tensor], Tensor]) -> None:
+def column_sums_block(f: Callable[[Tensor], Tensor]) -> None:
     """09-3: column sums with one atomic add a column and program, at least 64 rows a program."""
     _column_sum_cases(f)
     _few_adds(f, rows=4096, columns=96, most=4096 // 64 * 96)
-    dy = torch.randn((2**19, 96) if DEVICE == "cuda" else (1024, 96), device=DEVICE)
-    _speed(lambda: f(dy), lambda: ours(dy), "2^19 rows of 96")
+    _speed(f, "column_sums_block_solution", 2**19, 96)
     right("column sums, summed in the program first")
 
 
-def column_sums_walking(f: Callable[[Tensor], Tensor], ours: Callable[[Tensor], Tensor]) -> None:
+def column_sums_walking(f: Callable[[Tensor], Tensor]) -> None:
     """09-4: column sums by programs that walk down the rows: at most 264 adds a column, however many rows."""
     _column_sum_cases(f)
     _few_adds(f, rows=60000, columns=8, most=264 * 8)
-    dy = torch.randn((2**19, 96) if DEVICE == "cuda" else (1024, 96), device=DEVICE)
-    _speed(lambda: f(dy), lambda: ours(dy), "2^19 rows of 96")
+    _speed(f, "column_sums_walking_solution", 2**19, 96)
     right("column sums by walking programs")
 
 

@@ -121,3 +121,11 @@ def _cell(value: Any, header: str, first: bool) -> str:
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
+
+
+def timings(functions: dict[str, Callable[[], Any]], **options) -> dict[str, dict[str, float]]:
+    """`hardware.time_interleaved`, ready for JSON: {name: {"ms", "low", "high", "repeats"}}; one call each on a CPU."""
+    if hardware.device() is None:
+        options = {"seconds": 0.0, "warmup": 0.0, "least": 1}
+    times = hardware.time_interleaved(functions, **options)
+    return {k: {"ms": t.median, "low": t.low, "high": t.high, "repeats": t.repeats} for k, t in times.items()}
