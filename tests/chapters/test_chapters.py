@@ -94,8 +94,8 @@ def test_it_begins_as_every_chapter_does(path, read):
     notebook = read(path)
     assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
     assert re.match(r"# \S", notebook.cells[0].source)
-    first = notebooks.code_cells(notebook)[0]
-    assert first.source.splitlines()[0] == "from flashkat_lite import lab"
+    first = notebooks.parse(notebooks.code_cells(notebook)[0].source).body[0]
+    assert ast.unparse(first) == "from flashkat_lite import lab"
 
 
 @every_chapter
@@ -123,6 +123,7 @@ def test_its_stubs_raise_only_when_called(path, read):
         assert exec_free, f"{name}: a stub defines, and does nothing else"
         solution = notebooks.parse(cells["solution"].source)
         assert {f"{defined}_solution" for defined in raising} <= notebooks.definitions(solution).keys(), name
+        assert "_solution" not in cells["check"].source, f"{name}: its check needs what students do not have"
         (check,) = notebooks.parse(cells["check"].source).body
         last = solution.body[-1]
         assert ast.unparse(check) == ast.unparse(last).replace("_solution", ""), name
@@ -139,7 +140,11 @@ def test_its_figures_have_a_caption_a_name_and_a_description(path, read):
         if pictured or "figure" in settings:
             assert settings["figure"]["caption"].strip(), cell.id
             assert settings["figure"]["name"].strip(), cell.id
+        if pictured:
             assert settings["image"]["alt"].strip(), cell.id
+    state = read(path).metadata.get("widgets", {}).get(notebooks.WIDGET_STATE, {}).get("state", {})
+    frames = [model.state.get("value") for model in state.values() if model.model_name == "HTMLModel"]
+    assert [frame for frame in frames if "<svg" in frame and not re.search(r'aria-label="[^"]+"', frame)] == []
 
 
 def test_no_two_figures_share_a_name(read):
