@@ -202,7 +202,7 @@ def test_verification_notices_a_wrong_kernel(monkeypatch, spoiled):
         return tensor
 
     kernel = types.SimpleNamespace(forward=lambda *inputs: spoil(rational_reference(*inputs), 0))
-    monkeypatch.setitem(sys.modules, "flashkat_lite.kernels", types.SimpleNamespace(forward=kernel))
+    monkeypatch.setitem(sys.modules, "flashkat_lite.kernels", types.SimpleNamespace(forward=kernel, INTERPRETED=False))
     monkeypatch.setitem(sys.modules, "flashkat_lite.kernels.forward", kernel)
 
     def backward(*inputs):
