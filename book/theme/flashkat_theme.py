@@ -1,7 +1,7 @@
 """What our pages add to sphinx-book-theme: figures inlined and themed, static widgets, a style sheet, a small script.
 
-A figure is written once, as SVG on white with the palette below, so that it reads in JupyterLab and on GitHub. Here each
-colour becomes a custom property of flashkat.css, so that the same figure reads on a dark page.
+A figure is written once, as SVG on white with the palette below, so that it reads in JupyterLab and on GitHub. Here
+each colour becomes a custom property of flashkat.css, so that the same figure reads on a dark page.
 """
 
 import json
@@ -152,6 +152,18 @@ class InlineFigures(SphinxPostTransform):
             image.replace_self(nodes.raw("", drawing.html(), format="html"))
 
 
+class NameSolutions(SphinxPostTransform):
+    """Say what a folded solution is; other folded cells say what _config.yml has."""
+
+    default_priority = 190  # before myst-nb folds the cells
+    formats = ("html",)
+
+    def run(self, **kwargs) -> None:
+        for cell in self.document.findall(nodes.container):
+            if "tag_solution" in cell["classes"]:
+                cell["prompt_show"], cell["prompt_hide"] = "Show a solution", "Hide the solution"
+
+
 def theme_widgets(app, doctree) -> None:
     """Theme the drawings that static widgets hold, once their page has been read."""
     page = getattr(app.env, "nb_metadata", {}).get(app.env.docname, {})
@@ -203,6 +215,7 @@ def setup(app):
     app.connect("html-page-context", drop_links_to_generated, priority=900)
     app.connect("build-finished", write_sitemap)
     app.add_post_transform(InlineFigures)
+    app.add_post_transform(NameSolutions)
     app.add_css_file("flashkat.css", priority=900)
     app.add_js_file("flashkat.js")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -141,7 +141,8 @@ def main() -> None:
         (BUILD / "config.yml").write_text(config)
         run_jupyter_book(BUILD / "config.yml")
         BUILT.write_text(now)
-        print(f"{sum(1 for _ in HTML.rglob('*.html'))} pages in {time.monotonic() - started:.0f} s")
+        pages = sum("_static" not in path.parts for path in HTML.rglob("*.html"))
+        print(f"{pages} pages in {time.monotonic() - started:.0f} s")
     print(HTML / "index.html")
 
 

@@ -21,6 +21,12 @@
     name(".secondary-toggle", "Toggle the contents of this page");
     name(".theme-switch-button", "Switch between light and dark");
     name(".pst-navbar-icon", "Menu");
+    for (const summary of document.querySelectorAll("details.hide > summary")) summary.removeAttribute("aria-label");
+    // Sphinx's citation list has roles that no longer exist, and children that a list may not have.
+    for (const item of document.querySelectorAll(".citation-list, .citation-list [role]")) item.removeAttribute("role");
+    const sidebar = document.querySelector(".bd-sidebar-primary");
+    sidebar?.setAttribute("role", "complementary");
+    sidebar?.setAttribute("aria-label", "The book");
     for (const icon of document.querySelectorAll(".btn i, button i")) icon.setAttribute("aria-hidden", "true");
     for (const button of document.querySelectorAll("button[title], a.btn[title]")) {
       if (!button.textContent.trim()) button.setAttribute("aria-label", button.title);
@@ -37,18 +43,22 @@
     }
   };
 
+  const dropNullTitles = () => document.querySelectorAll('[title="null"]').forEach((label) => label.removeAttribute("title"));
+
   // What scrolls sideways must be reachable without a mouse.
-  const reachScrolling = () => {
-    for (const box of document.querySelectorAll(".fk-figure, .fk-scroll, .highlight pre, .output pre, mjx-container[display]")) {
-      if (box.scrollWidth > box.clientWidth + 1) {
-        box.tabIndex = 0;
-        if (box.matches(".fk-figure, .fk-scroll")) {
-          box.setAttribute("role", "region");
-          box.setAttribute("aria-label", box.matches(".fk-figure") ? "Figure, scrolls sideways" : "Table, scrolls sideways");
-        }
+  const SCROLLS = ".fk-figure, .fk-scroll, .pst-scrollable-table-container, .highlight pre, .output pre, div.math";
+  const sizes = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.scrollWidth > target.clientWidth + 1) {
+        target.tabIndex = 0;
+        if (!target.hasAttribute("role")) target.setAttribute("role", "group");
+        target.setAttribute("aria-label", "Scrolls sideways");
+      } else if (target.getAttribute("aria-label") === "Scrolls sideways") {
+        for (const attribute of ["tabindex", "role", "aria-label"]) target.removeAttribute(attribute);
       }
     }
-  };
+  });
+  const watchScrolling = () => document.querySelectorAll(SCROLLS).forEach((box) => sizes.observe(box));
 
   const wrapTables = () => {
     for (const table of document.querySelectorAll(".bd-article table")) {
@@ -64,14 +74,14 @@
     stubMathJax();
     nameControls();
     wrapTables();
-    reachScrolling();
+    watchScrolling();
     if (document.querySelector('script[type="application/vnd.jupyter.widget-view+json"]')) {
-      new MutationObserver(nameSliders).observe(document.body, { childList: true, subtree: true });
+      new MutationObserver(() => {
+        nameSliders();
+        dropNullTitles();
+        watchScrolling();
+      }).observe(document.body, { childList: true, subtree: true });
     }
   });
-  window.addEventListener("load", () => {
-    nameControls();
-    reachScrolling();
-  });
-  window.addEventListener("resize", reachScrolling);
+  window.addEventListener("load", nameControls);
 })();

@@ -1,0 +1,90 @@
+"""Figures in the page: one drawing, any theme, any width, and names for those who cannot see it."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "book" / "theme"))
+
+from flashkat_theme import LETTERS, PALETTE, ThemedSvg  # noqa: E402
+
+DRAWING = """<?xml version="1.0"?>
+<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="504pt" height="252pt"
+     viewBox="0 0 504 252">
+  <defs><style type="text/css">*{stroke-linejoin: round; fill: #1A1A1A}</style><path id="m1" d="M0 0h1"/></defs>
+  <g id="patch_1"><path d="M0 0h504v252h-504z" style="fill: #ffffff"/></g>
+  <g id="patch_2" clip-path="url(#p1)"><path d="M9 9h9v9h-9z" style="fill: #ffffff; stroke: #0072b2"/></g>
+  <use xlink:href="#m1" fill="#D55E00"/><rect width="9" height="9" fill="#123456"/>
+  <text style="fill: #d55e00">atomic</text>
+</svg>"""
+
+
+@pytest.fixture
+def page():
+    return ThemedSvg(DRAWING, "f3-", "A line").html()
+
+
+def test_the_palette_becomes_custom_properties(page):
+    assert "stroke: var(--fk-blue)" in page
+    assert 'style="fill: var(--fk-orange); "' in page
+    assert "fill: var(--fk-ink)" in page
+    assert not [colour for colour in PALETTE if colour in page.lower()]
+
+
+def test_text_takes_the_legible_shade(page):
+    assert re.search(r"<text style=\"fill: var\(--fk-orange-text\)\">", page)
+
+
+def test_a_colour_outside_the_palette_stays(page):
+    assert "#123456" in page
+
+
+def test_the_white_sheet_goes_and_the_axes_stay(page):
+    assert "M0 0h504v252h-504z" not in page
+    assert "fill: var(--fk-paper)" in page
+
+
+def test_ids_and_references_to_them_are_prefixed(page):
+    assert 'id="f3-m1"' in page
+    assert 'href="#f3-m1"' in page
+    assert "url(#f3-p1)" in page
+    assert not re.search(r'id="(?!f3-)', page)
+
+
+def test_styles_stay_within_the_drawing(page):
+    assert "#f3-svg { *{stroke-linejoin: round" in page
+
+
+def test_the_drawing_has_a_name_and_its_natural_width(page):
+    assert 'role="img"' in page
+    assert 'aria-label="A line"' in page
+    assert "--fk-width: 672px" in page
+    assert not re.search(r'<svg[^>]* width="', page)
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear))
+
+
+def contrast(one, other):
+    """WCAG 2's ratio of two colours."""
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_contrast_with_paper(theme):
+    css = (ROOT / "book" / "theme" / "static" / "flashkat.css").read_text()
+    block = re.search(rf'html\[data-theme="{theme}"\][^{{]*{{(.*?)}}', css, re.DOTALL)[1]
+    colours = dict(re.findall(r"--fk-([\w-]+): (#[0-9a-f]{6});", block))
+    for name in LETTERS:
+        assert contrast(colours[name], colours["paper"]) >= 3, name
+        for surface in ("paper", "raised"):
+            assert contrast(colours[f"{name}-text"], colours[surface]) >= 4.5, name
+    for name in ("ink", "muted"):
+        assert min(contrast(colours[name], colours[surface]) for surface in ("paper", "raised")) >= 4.5, name

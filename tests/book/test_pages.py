@@ -1,0 +1,81 @@
+"""Every page of the book, in a browser: nothing asked of others, nothing broken, legible and reachable by keyboard."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from vendor import Package, fetch
+from visits import FAULTS, TOO_WIDE, move_sliders, visit
+
+ROOT = Path(__file__).resolve().parents[2]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+AXE = Package(
+    "axe-core",
+    "4.10.3",
+    "sha512-Xm7bpRXnDSX2YE2YFfBk2FnF0ep6tmG7xPh8iHee8MIcrgq762Nkce856dYtJYLkuIoYZvGfTs/PbZhideTcEg==",
+    (("package/axe.min.js", ""),),
+)
+VIOLATIONS = """async () => (await axe.run({ preload: false })).violations.flatMap(
+  (rule) => rule.nodes.map((node) => `axe ${rule.id}: ${node.html.slice(0, 160)}`))"""
+
+
+@pytest.fixture(scope="module")
+def base(html, serve):
+    return serve(html)
+
+
+@pytest.fixture(scope="module")
+def vendored(html):
+    return (html / "vendor").exists()
+
+
+@pytest.fixture(scope="session")
+def axe(root):
+    """The accessibility checker's source, or None where npm cannot bring it."""
+    if shutil.which("npm") is None:
+        return None
+    try:
+        fetch((AXE,), root / "_build" / "axe")
+    except subprocess.CalledProcessError:
+        return None
+    return (root / "_build" / "axe" / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_page(browser, base, vendored, axe, root, page, scheme):
+    """No third party asked, no error, all drawn, no sideways scroll, sliders that move, axe content; pictures."""
+    pictures = root / "_build" / "screenshots"
+    name = page.replace("/", "_")
+    with visit(browser, base, page, scheme, vendored=vendored) as (tab, faults):
+        faults += tab.evaluate(FAULTS)
+        tab.screenshot(path=pictures / f"{name}_{scheme}_1280.png", full_page=True)
+        if axe:
+            tab.evaluate(axe)
+            faults += tab.evaluate(VIOLATIONS)
+        faults += move_sliders(tab)
+        tab.set_viewport_size({"width": 390, "height": 844})
+        tab.wait_for_timeout(100)
+        tab.screenshot(path=pictures / f"{name}_{scheme}_390.png", full_page=True)
+        if axe:
+            faults += tab.evaluate(VIOLATIONS)
+        tab.set_viewport_size({"width": 360, "height": 740})
+        if tab.evaluate(TOO_WIDE):
+            faults.append("the page scrolls sideways at 360 px")
+    assert not faults, "\n".join(dict.fromkeys(faults))
+
+
+def test_search_finds_a_chapter(browser, base, vendored):
+    with visit(browser, base, "search", "light", vendored=vendored) as (tab, faults):
+        tab.goto(f"{base}search.html?q=references")
+        tab.wait_for_selector("#search-results li a")
+    assert not faults
+
+
+def test_widgets_are_loaded_only_where_they_are(built):
+    for page in built:
+        text = page.read_text()
+        assert ("embed-amd.js" in text) == ("application/vnd.jupyter.widget-state+json" in text), page.name

@@ -1,0 +1,83 @@
+"""A visit to a built page: what a reader would see go wrong, as a list of faults."""
+
+from contextlib import contextmanager
+
+READY = """async () => {
+  await document.fonts.ready;
+  if (document.querySelector(".math")) await window.MathJax.startup.promise;
+}"""
+RENDERED_WIDGETS = """() => document.querySelectorAll(".widget-subarea").length ===
+  document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length"""
+FAULTS = r"""() => {
+  const faults = [];
+  const brief = (element) => element.outerHTML.slice(0, 120);
+  const visible = (element) => element.getClientRects().length > 0;
+  for (const math of document.querySelectorAll(".bd-article .math")) {
+    if (!math.querySelector("mjx-container")) faults.push(`maths not rendered: ${brief(math)}`);
+  }
+  for (const error of document.querySelectorAll("mjx-merror, [data-mjx-error]")) {
+    faults.push(`maths with an error: ${brief(error)}`);
+  }
+  const prose = document.querySelector(".bd-article")?.cloneNode(true);
+  prose?.querySelectorAll("pre, code, script, style, mjx-container").forEach((element) => element.remove());
+  if (/\\\(|\\\[|\$\$/.test(prose?.textContent ?? "")) faults.push("maths left as source in the text");
+  for (const figure of document.querySelectorAll(".bd-article .fk-figure > svg")) {
+    if (!figure.getAttribute("aria-label")) faults.push(`a figure without a name: ${brief(figure)}`);
+    const box = figure.getBoundingClientRect();
+    const empty = visible(figure.parentElement) && (box.width < 50 || box.height < 20);
+    if (empty) faults.push(`an empty figure: ${brief(figure)}`);
+  }
+  for (const image of document.images) {
+    if (!image.hasAttribute("alt")) faults.push(`an image without alternative text: ${brief(image)}`);
+    if (!image.complete || !image.naturalWidth) faults.push(`an image that did not load: ${image.src}`);
+  }
+  const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
+  for (const id of new Set(ids.filter((id, index) => ids.indexOf(id) !== index))) faults.push(`id twice: ${id}`);
+  return faults;
+}"""
+TOO_WIDE = "() => document.documentElement.scrollWidth > window.innerWidth"
+
+FRAMES = """() => [...document.querySelectorAll(".widget-html-content")]
+  .filter((frame) => frame.getClientRects().length > 0).map((frame) => frame.innerHTML).join()"""
+
+
+@contextmanager
+def visit(browser, base, page, scheme, width=1280, vendored=True):
+    """Open a page until all of it is drawn; yields (tab, faults), with faults of network and console so far."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab, faults = context.new_page(), []
+
+    def console(message):
+        if message.type == "error":
+            faults.append(f"console: {message.text}")
+
+    def request(asked):
+        if vendored and not asked.url.startswith((base, "data:", "blob:")):
+            faults.append(f"asked a third party: {asked.url}")
+
+    tab.on("console", console)
+    tab.on("pageerror", lambda error: faults.append(f"script: {error}"))
+    tab.on("request", request)
+    tab.on("response", lambda answer: faults.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
+    tab.goto(f"{base}{page}.html", wait_until="load")
+    tab.evaluate(READY)
+    tab.wait_for_function(RENDERED_WIDGETS)
+    yield tab, faults
+    context.close()
+
+
+def move_sliders(tab):
+    """Press an arrow key on each slider; returns the sliders without a name and those that move no frame."""
+    wrong = []
+    for handle in tab.query_selector_all(".noUi-handle"):
+        name = handle.get_attribute("aria-label")
+        before = tab.evaluate(FRAMES)
+        at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+        handle.focus()
+        tab.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
+        tab.wait_for_timeout(200)
+        if not name:
+            wrong.append("a slider without a name")
+        if tab.evaluate(FRAMES) == before:
+            wrong.append(f"the slider {name!r} moves no frame")
+    return wrong
