@@ -1,0 +1,8 @@
+"""Kernels run on the GPU where there is one, else in Triton's interpreter; chosen before Triton is imported."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"

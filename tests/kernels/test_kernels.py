@@ -1,0 +1,357 @@
+"""Every rung against the float64 closed form: shapes, dtypes, degrees, strides, special values.
+
+Tolerances come from the arithmetic. A result stored in b bits rounds to 2^-b of itself; each of its float32 terms
+costs a few roundings of 2^-24 of that term. Sums of many independent terms are judged in units of
+2^-24 · sqrt(Σ term²) (see `rounding_units`): a mean of 4 and a worst of 16 where partial sums form trees; where K
+additions meet at one address each rounds the running total, which adds about sqrt(K) units. Sums of few or of repeated
+terms do not average, and are held to the worst case, 2^-24 · Σ|term| for each rounding.
+"""
+
+import itertools
+
+import pytest
+import torch
+import triton
+from triton.runtime import driver
+
+from flashkat_lite import GroupRational, rational
+from flashkat_lite.kernels import INTERPRETED, backward_block, forward
+from flashkat_lite.ops import BACKWARDS
+from flashkat_lite.reference import dx_terms, horner, magnitude, rational_gradients, rational_reference, rounding_units
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROUND = 2.0**-24
+# Half a unit in the last place; Triton's interpreter truncates float32 to bfloat16, which costs a whole one.
+STORE = {torch.float32: ROUND, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7 if INTERPRETED else 2.0**-8}
+TINY = {torch.float32: 2.0**-126, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-126}  # below it, rounding is absolute
+
+WIDTHS, GROUPS, ROWS = (1, 7, 24, 48, 96, 384), (1, 3, 8), (1, 37, 1000)
+DEGREES = ((5, 4), (3, 2), (6, 5), (2, 1))
+SHARED = ("none", "numerator", "denominator", "both")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FACTORS = (WIDTHS, GROUPS, ROWS, DEGREES, SHARED, DTYPES)
+
+
+def pairwise(*factors):
+    """A few tuples, one value a factor, in which every pair of values of every two factors occurs."""
+    wanted = {
+        (i, x, j, y) for i, j in itertools.combinations(range(len(factors)), 2) for x in factors[i] for y in factors[j]
+    }
+
+    def gain(case):
+        return sum((i, case[i], j, case[j]) in wanted for i, j in itertools.combinations(range(len(case)), 2))
+
+    cases, everything = [], list(itertools.product(*factors))
+    while wanted:
+        best = max(everything, key=gain)
+        cases.append(best)
+        wanted -= {(i, best[i], j, best[j]) for i, j in itertools.combinations(range(len(best)), 2)}
+    return cases
+
+
+def make(rows, width, groups, degrees, shared="none", dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    x, dy = (normal(rows, width * groups).to(dtype).to(DEVICE) for _ in range(2))
+    a = 0.5 * normal(1 if shared in ("numerator", "both") else groups, degrees[0] + 1)
+    b = 0.5 * normal(1 if shared in ("denominator", "both") else groups, degrees[1])
+    return dy, x, a.to(DEVICE), b.to(DEVICE)
+
+
+def grouped(x, a, b):
+    groups = max(len(a), len(b))
+    return (
+        x.double().reshape(-1, groups, x.shape[-1] // groups),
+        list(a.double().T[..., None]),
+        list(b.double().T[..., None]),
+    )
+
+
+def assert_y(y, x, a, b):
+    z, ca, cb = grouped(x, a, b)
+    t = magnitude(z)
+    size = horner(t, [c.abs() for c in ca]) / (1 + t * horner(t, [c.abs() for c in cb]))  # Σ|terms of P| / Q
+    expected = rational_reference(x.double(), a.double(), b.double())
+    bound = STORE[y.dtype] * expected.abs() + 8 * ROUND * size.reshape(x.shape) + TINY[y.dtype]
+    error = (y.double() - expected).abs()
+    assert y.dtype == x.dtype and y.shape == x.shape
+    assert (error <= bound).all(), f"y: error / bound {(error / bound).max():.2f}"
+
+
+def assert_dx(dx, dy, x, a, b):
+    z, ca, cb = grouped(x, a, b)
+    t, g = magnitude(z), dy.double().reshape(z.shape).abs()
+    ca, cb = [c.abs() for c in ca], [c.abs() for c in cb]
+    # The same two terms with every summand positive: what the roundings are relative to.
+    p, q = horner(t, ca), 1 + t * horner(t, cb)
+    slopes = horner(t, [i * c for i, c in enumerate(ca)][1:]), horner(t, [j * c for j, c in enumerate(cb, 1)])
+    size = g * (slopes[0] / q + p * slopes[1] / (q * q))
+    expected = sum(dx_terms(dy.double().reshape(z.shape), *grouped(x, a, b))).reshape(x.shape)
+    bound = STORE[dx.dtype] * expected.abs() + 8 * ROUND * size.reshape(x.shape) + TINY[dx.dtype]
+    error = (dx.double() - expected).abs()
+    assert dx.dtype == x.dtype and dx.shape == x.shape
+    assert (error <= bound).all(), f"dx: error / bound {(error / bound).max():.2f}"
+
+
+def adds_at_an_address(name, rows, width, groups, tables):
+    """K of the module's docstring: additions that meet at one total."""
+    across = 1
+    for table in tables:
+        across = max(across, groups // len(table))
+    if name == "atomic":
+        return rows * width
+    return triton.cdiv(rows, backward_block.tile(width)[0]) * triton.cdiv(width, backward_block.tile(width)[1]) * across
+
+
+def assert_sums(name, da, db, dy, x, a, b, repeated=False):
+    groups = max(len(a), len(b))
+    rows, width = x.numel() // x.shape[-1], x.shape[-1] // groups
+    adds = adds_at_an_address(name, rows, width, groups, (a, b))
+    *exact, unit_a, unit_b = rounding_units(dy, x, a, b)
+    errors = [(got - want).abs() for got, want in zip((da, db), exact)]
+    if repeated or rows * width < 30:
+        # Every summand positive: what the roundings inside a term are relative to, even where P cancels.
+        sizes = rational_gradients(*(t.double().abs() for t in (dy, x, a, b)))[1:]
+        for error, size in zip(errors, sizes):
+            assert (error <= (8 + adds) * ROUND * size.abs()).all(), f"{name}: {(error / size.abs()).max() / ROUND:.1f}"
+        return
+    errors = torch.cat([(errors[0] / unit_a).flatten(), (errors[1] / unit_b).flatten()])
+    mean, most = (4, 16) if name == "block" else (4 + adds**0.5, 16 + 4 * adds**0.5)
+    assert errors.mean() <= mean, f"{name}: mean error {errors.mean():.1f} units, allowed {mean:.1f}"
+    assert errors.max() <= most, f"{name}: worst error {errors.max():.1f} units, allowed {most:.1f}"
+
+
+def check(case, seed=0):
+    width, groups, rows, degrees, shared, dtype = case
+    dy, x, a, b = make(rows, width, groups, degrees, shared, dtype, seed)
+    assert_y(forward.forward(x, a, b), x, a, b)
+    for name, backward in BACKWARDS.items():
+        dx, da, db = backward(dy, x, a, b)
+        assert_dx(dx, dy, x, a, b)
+        assert_sums(name, da, db, dy, x, a, b)
+
+
+def label(value):
+    return str(value).removeprefix("torch.").replace(" ", "")
+
+
+@pytest.mark.parametrize("case", pairwise(*FACTORS), ids=lambda case: "-".join(map(label, case)))
+def test_against_float64(case):
+    check(case)
+
+
+@pytest.mark.full
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+def test_against_float64_everywhere(width, dtype):
+    for groups, rows, degrees, shared in itertools.product(GROUPS, ROWS, DEGREES, SHARED):
+        check((width, groups, rows, degrees, shared, dtype), seed=1)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_writes_every_element_of_a_poisoned_buffer(backward, monkeypatch):
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        buffer = empty(*args, **kwargs)
+        return buffer.fill_(float("nan")) if buffer.is_floating_point() else buffer
+
+    dy, x, a, b = make(37, 7, 8, (5, 4))
+    monkeypatch.setattr(torch, "empty", poisoned)
+    results = [forward.forward(x, a, b), *BACKWARDS[backward](dy, x, a, b)]
+    monkeypatch.undo()
+    assert not any(t.isnan().any() for t in results)
+
+
+LAYOUTS = {
+    "1-D": lambda t: t[0],
+    "3-D": lambda t: t.reshape(6, 6, -1),
+    "4-D": lambda t: t.reshape(2, 3, 6, -1),
+    "sliced rows": lambda t: t[::2],
+    "sliced columns": lambda t: torch.cat([t, t], 1)[:, 5 : 5 + t.shape[1]],
+    "transposed": lambda t: t.T.contiguous().T,
+    "permuted": lambda t: t.reshape(6, 6, -1).transpose(0, 1),
+    "expanded": lambda t: t[:1].expand(36, -1),
+    "expanded batch": lambda t: t[:6, None].expand(6, 5, -1),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_shapes_and_strides_of_input_and_gradient(backward, layout):
+    dy, x, a, b = make(36, 12, 4, (3, 2))
+    dy, x = (LAYOUTS[layout](t) for t in (dy, x))
+    leaves = [t.detach().requires_grad_() for t in (x, a, b)]
+    y = rational(*leaves, backward=backward)
+    assert_y(y, x, a, b)
+    y.backward(dy)
+    assert_dx(leaves[0].grad, dy, x, a, b)
+    assert_sums(backward, leaves[1].grad, leaves[2].grad, dy, x, a, b, repeated="expanded" in layout)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_a_mixed_layout_of_gradient_and_input(backward):
+    dy, x, a, b = make(36, 12, 4, (3, 2))
+    dx, da, db = BACKWARDS[backward](LAYOUTS["transposed"](dy), LAYOUTS["sliced columns"](x), a, b)
+    assert_dx(dx, dy, LAYOUTS["sliced columns"](x), a, b)
+    assert_sums(backward, da, db, dy, LAYOUTS["sliced columns"](x), a, b)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_the_gradient_of_a_sum(backward):
+    _, x, a, b = make(37, 24, 3, (5, 4))
+    leaves = [t.clone().requires_grad_() for t in (x, a, b)]
+    rational(*leaves, backward=backward).sum().backward()
+    ones = torch.ones_like(x)
+    assert_dx(leaves[0].grad, ones, x, a, b)
+    assert_sums(backward, leaves[1].grad, leaves[2].grad, ones, x, a, b, repeated=True)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_the_kinks_have_sign_plus_one(backward):
+    _, x, a, b = make(4, 8, 2, (5, 4))
+    x[:, ::2] = 0.0
+    x[:, 2] = -0.0
+    dx, da, db = BACKWARDS[backward](torch.ones_like(x), x, a, torch.zeros_like(b))
+    want = rational_gradients(torch.ones_like(x).double(), x.double(), a.double(), torch.zeros_like(b).double())
+    assert want[2].abs().min() > 0
+    for got, expected in zip((dx, da, db), want):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+    at_zero = BACKWARDS[backward](torch.ones_like(x), torch.zeros_like(x), a, b)[0]
+    expected = rational_gradients(torch.ones_like(x).double(), torch.zeros_like(x).double(), a.double(), b.double())[0]
+    torch.testing.assert_close(at_zero.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_large_inputs(backward):
+    dy, x, a, b = make(50, 24, 2, (5, 4))
+    x = 1e4 * x
+    assert_y(forward.forward(x, a, b), x, a, b)
+    dx, da, db = BACKWARDS[backward](dy, x, a, b)
+    assert_dx(dx, dy, x, a, b)
+    assert_sums(backward, da, db, dy, x, a, b)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_infinities_and_nan_as_the_reference_has_them(backward, value):
+    dy, x, a, b = make(5, 8, 4, (5, 4))
+    x[2, 3] = value
+    got = [forward.forward(x, a, b), *BACKWARDS[backward](dy, x, a, b)]
+    want = [rational_reference(x, a, b), *rational_gradients(dy, x, a, b)]
+    for g, w in zip(got, want):
+        assert torch.equal(g.isnan(), w.isnan())
+        assert torch.equal(g.isinf(), w.isinf())
+        assert torch.isfinite(g).sum() > 0
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("shape", [(0, 24), (3, 0, 24)])
+def test_an_empty_batch(backward, shape):
+    _, _, a, b = make(1, 12, 2, (5, 4))
+    x = torch.empty(shape, device=DEVICE, requires_grad=True)
+    a.requires_grad_(), b.requires_grad_()
+    y = rational(x, a, b, backward=backward)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == shape
+    assert a.grad.shape == a.shape and b.grad.shape == b.shape
+    assert not a.grad.any() and not b.grad.any()
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_tables_of_any_float_dtype(backward, dtype):
+    dy, x, a, b = make(37, 24, 3, (5, 4))
+    a, b = a.to(dtype), b.to(dtype)
+    a32, b32 = a.float(), b.float()
+    torch.testing.assert_close(forward.forward(x, a, b), forward.forward(x, a32, b32), rtol=0, atol=0)
+    dx, da, db = BACKWARDS[backward](dy, x, a, b)
+    assert da.dtype == db.dtype == dtype
+    assert_dx(dx, dy, x, a32, b32)
+    _, exact_a, exact_b = rational_gradients(*(t.double() for t in (dy, x, a32, b32)))
+    rounding = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-11
+    torch.testing.assert_close(da.double(), exact_a, rtol=2 * rounding, atol=2e-3)
+    torch.testing.assert_close(db.double(), exact_b, rtol=2 * rounding, atol=2e-3)
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_a_bfloat16_model_trains(backward):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 24), GroupRational(24, groups=3, backward=backward)).to(DEVICE)
+    model = model.bfloat16()
+    x = torch.randn(40, 16, device=DEVICE, dtype=torch.bfloat16)
+    model(x).square().mean().backward()
+    for parameter in model.parameters():
+        assert parameter.grad.dtype == torch.bfloat16 and parameter.grad.isfinite().all() and parameter.grad.any()
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_a_group_wider_than_a_tile(backward):
+    dy, x, a, b = make(3, 5000, 2, (5, 4))
+    dx, da, db = BACKWARDS[backward](dy, x, a, b)
+    assert_y(forward.forward(x, a, b), x, a, b)
+    assert_dx(dx, dy, x, a, b)
+    assert_sums(backward, da, db, dy, x, a, b)
+
+
+def test_pairs_are_all_covered():
+    cases = pairwise((1, 2, 3), "ab", (True, False))
+    for i, j in itertools.combinations(range(3), 2):
+        pairs = {(case[i], case[j]) for case in cases}
+        assert len(pairs) == len({p[0] for p in pairs}) * len({p[1] for p in pairs})
+    assert len(cases) < 12
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_a_new_batch_compiles_nothing(backward):
+    compiled = []
+    a_rows = (64, 65, 1379, 2048, 4096)
+
+    def run(rows):
+        dy, x, a, b = make(rows, 96, 8, (5, 4))
+        forward.forward(x, a, b)
+        BACKWARDS[backward](dy, x, a, b)
+
+    run(a_rows[0])
+    before = set(triton_cache())
+    for rows in a_rows[1:]:
+        run(rows)
+    compiled = set(triton_cache()) - before
+    assert not compiled, f"compiled again for a new number of rows: {compiled}"
+
+
+def triton_cache():
+    """What has been compiled in this process, by kernel and specialisation."""
+    from flashkat_lite.kernels import backward_atomic
+
+    device = driver.active.get_current_device()
+    kernels = forward.forward_kernel, backward_atomic.backward_atomic_kernel, backward_block.backward_block_kernel
+    return [(kernel.fn.__name__, key) for kernel in kernels for key in kernel.device_caches[device][0]]
+
+
+@pytest.mark.gpu
+@pytest.mark.full
+def test_more_than_two_to_the_31_elements():
+    columns = 768
+    rows = 2**31 // columns + 1000
+    x = torch.zeros(rows, columns, device=DEVICE, dtype=torch.bfloat16)
+    dy = torch.zeros_like(x)
+    a, b = torch.rand(8, 6, device=DEVICE) + 0.5, torch.rand(8, 4, device=DEVICE)
+    ends = torch.cat([torch.arange(500), torch.arange(rows - 500, rows)]).to(DEVICE)
+    small_dy, small_x, _, _ = make(1000, 96, 8, (5, 4), dtype=torch.bfloat16)
+    x[ends], dy[ends] = small_x, small_dy
+    y = forward.forward(x, a, b)
+    assert_y(y[ends], small_x, a, b)
+    del y
+    dx, da, db = BACKWARDS["block"](dy, x, a, b)
+    assert_dx(dx[ends], small_dy, small_x, a, b)
+    assert_sums("atomic", da, db, small_dy, small_x, a, b)
+    assert not dx[rows // 2].any()
+    del dx
+    dx, _, _ = BACKWARDS["atomic"](dy, x, a, b)
+    assert_dx(dx[ends], small_dy, small_x, a, b)
