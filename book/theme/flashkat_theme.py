@@ -39,6 +39,7 @@ PALETTE = {
 }
 LETTERS = ("blue", "orange", "green", "purple", "sky", "yellow")  # these have a second shade that is legible as text
 PAINT = ("fill", "stroke", "stop-color", "color")
+FALLBACK = re.compile(r"var\(--fk-(\w+),[^)]*\)")  # a drawing that knows our properties already
 COLOUR = re.compile(r"(?<=[:\s])(#[0-9a-f]{6}|black|white)(?![\w-])", re.IGNORECASE)
 GENERATED = {"book/status"}
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -110,22 +111,22 @@ class ThemedSvg:
             if element.get(name, "").lower() in PALETTE:
                 style = f"{name}: {element.attrib.pop(name)}; {style}"
         if style:
-            element.set("style", COLOUR.sub(lambda match: variable(match[0], is_text), style))
+            style = FALLBACK.sub(lambda match: shade(match[1], is_text), style)
+            element.set(
+                "style", COLOUR.sub(lambda match: shade(PALETTE.get(match[0].lower()), is_text) or match[0], style)
+            )
 
     def _scope_styles(self) -> None:
         """Nest style elements in the drawing's own id, since in a page they would reach everything."""
         self.root.set("id", f"{self.prefix}svg")
         for style in self.root.iter(f"{{{SVG}}}style"):
-            rules = COLOUR.sub(lambda match: variable(match[0], False), style.text or "")
+            rules = COLOUR.sub(lambda match: shade(PALETTE.get(match[0].lower())) or match[0], style.text or "")
             style.text = f"#{self.prefix}svg {{ {rules} }}"
 
 
-def variable(colour: str, is_text: bool) -> str:
-    """The custom property for a colour, or the colour itself where the palette has none."""
-    name = PALETTE.get(colour.lower())
-    if name is None:
-        return colour
-    return f"var(--fk-{name}-text)" if is_text and name in LETTERS else f"var(--fk-{name})"
+def shade(name: str | None, is_text: bool = False) -> str | None:
+    """The custom property of a colour of the palette; None where it has none."""
+    return name and (f"var(--fk-{name}-text)" if is_text and name in LETTERS else f"var(--fk-{name})")
 
 
 def pixels(length: str | None) -> float:
@@ -189,9 +190,9 @@ def theme_widgets(app, doctree) -> None:
 def drop_links_to_generated(app, pagename, templatename, context, doctree) -> None:
     """A generated page is not in the repository: nothing to edit there."""
     if pagename in GENERATED:
-        context["header_buttons"] = [
-            button for button in context.get("header_buttons", []) if button.get("label") != "source-buttons"
-        ]
+        for group in context.get("header_buttons", []):
+            kept = [button for button in group.get("buttons", []) if button.get("label") != "source-edit-button"]
+            group["buttons"] = kept
 
 
 def write_sitemap(app, exception) -> None:
