@@ -63,7 +63,8 @@ class Sample:
 
 
 @pytest.fixture
-def sample(tmp_path, build_book):
+def sample(tmp_path, build_book, html):
+    """Made after the real book was built, whose vendored scripts it takes."""
     return Sample(tmp_path, build_book)
 
 
