@@ -58,16 +58,18 @@ def inspect_kernel(
     dtype: str = "fp32",
     capability: int = 90,
     num_warps: int = 4,
+    pointers: dict[str, str] | None = None,
     aligned: bool = True,
 ) -> Report:
     """Compile `kernel` (a @triton.jit function of a module or of a notebook) and report on it.
 
     dtype: "fp32", "bf16" or "fp16", of the pointers in ELEMENTS; other arguments without a constexpr are float32
-    pointers where their name ends in _ptr, else 32-bit integers. capability: 75 … 120. aligned: whether pointers are
-    known to be multiples of 16 bytes, as torch's are. Raises RuntimeError with the compiler's words when it fails.
+    pointers where their name ends in _ptr (`pointers` names other dtypes, as {"da_ptr": "fp64"}), else 32-bit integers.
+    capability: 75 … 120. aligned: whether pointers are known to be multiples of 16 bytes, as torch's are. Raises
+    RuntimeError with the compiler's words when it fails.
     """
     return inspect_many([dict(kernel=kernel, constexprs=constexprs, dtype=dtype, capability=capability,
-                              num_warps=num_warps, aligned=aligned)])[0]  # fmt: skip
+                              num_warps=num_warps, pointers=pointers, aligned=aligned)])[0]  # fmt: skip
 
 
 def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
@@ -75,7 +77,7 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
     jobs = []
     with tempfile.TemporaryDirectory() as folder:
         for i, request in enumerate(requests):
-            request = dict(dtype="fp32", capability=90, num_warps=4, aligned=True) | request
+            request = dict(dtype="fp32", capability=90, num_warps=4, pointers=None, aligned=True) | request
             kernel = request.pop("kernel")
             path = Path(folder) / f"kernel_{i}.py"
             path.write_text(source_of(kernel))
@@ -133,7 +135,8 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
             return "constexpr"
         if not name.endswith("_ptr"):
             return "i32"
-        return "*" + (job["dtype"] if name in ELEMENTS else "fp32")
+        dtypes = dict.fromkeys(ELEMENTS, job["dtype"]) | (job["pointers"] or {})
+        return "*" + dtypes.get(name, "fp32")
 
     signature = {name: kind(name) for name in kernel.arg_names}
     attributes = {

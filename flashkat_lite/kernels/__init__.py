@@ -31,7 +31,7 @@ def table_stride(table: Tensor) -> int:
 
 
 def as_gradient(sums: Tensor, table: Tensor) -> Tensor:
-    """float32 sums [G, k] as the gradient of `table`: in its dtype, added over groups where it is shared."""
+    """Sums [G, k] as the gradient of `table`: in its dtype, added over groups where it is shared."""
     return (sums if len(sums) == len(table) else sums.sum(0, keepdim=True)).to(table.dtype)
 
 

@@ -25,7 +25,7 @@ def backward_block_kernel(
     dy_stride, x_stride, dx_stride, a_stride, b_stride,
     M1: tl.constexpr, N: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """dx [rows, columns]; adds to da [G, M1] and db [G, N]. Strides of rows in vectors, of tables in elements."""
+    """dx [rows, columns]; adds to da [G, M1], db [G, N]. Strides of rows in vectors, of tables in elements."""
     # Rows are the slow axis of the grid: programs that run side by side read the same rows.
     across = groups * tiles_per_group
     group = (tl.program_id(0) % across) // tiles_per_group
@@ -43,11 +43,11 @@ def backward_block_kernel(
     tl.store(dx_ptr + (row * dx_stride + start) * VECTOR + column, dx, mask=inside)
 
     for i in tl.static_range(M1):
-        tl.atomic_add(da_ptr + group * M1 + i, tl.sum(u), sem="relaxed")
+        tl.atomic_add(da_ptr + group * M1 + i, tl.sum(u).to(da_ptr.dtype.element_ty), sem="relaxed")
         u = u * x
     for j in tl.static_range(N):
         w = w * tl.abs(x)
-        total = tl.sum(w)
+        total = tl.sum(w).to(db_ptr.dtype.element_ty)
         tl.atomic_add(db_ptr + group * N + j, tl.where(b[j] < 0, total, -total), sem="relaxed")
 
 
@@ -70,12 +70,13 @@ def backward_block(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dx, dnumerator, ddenominator). grad_output and x: [..., D] in float32, bfloat16 or float16; tables [G or 1, ·].
 
-    dx is contiguous, in x's dtype; sums are float32 and come back in the tables' dtypes, in an order left to chance.
+    dx is contiguous, in x's dtype. A tile is summed in float32, the totals in float64: thousands of tiles meet at each,
+    in an order left to chance, and an addition costs the same. They come back in the tables' dtypes.
     """
     groups = group_count(numerator, denominator)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    da = torch.zeros(groups, numerator.shape[1], dtype=torch.float32, device=x.device)
-    db = torch.zeros(groups, denominator.shape[1], dtype=torch.float32, device=x.device)
+    da = torch.zeros(groups, numerator.shape[1], dtype=torch.float64, device=x.device)
+    db = torch.zeros(groups, denominator.shape[1], dtype=torch.float64, device=x.device)
     if x.numel():
         dy, x = as_rows(grad_output), as_rows(x)
         rows, columns = x.shape

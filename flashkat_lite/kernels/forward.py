@@ -64,7 +64,8 @@ def forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     block, most_programs = launch_size(x)
     # The fewest programs whose lanes cover whole rows; the grid is a multiple of it.
     unit = vectors_per_row // math.gcd(vectors_per_row, block)
-    programs = triton.cdiv(min(most_programs, triton.cdiv(rows * vectors_per_row, block)), unit) * unit
+    passes = triton.cdiv(triton.cdiv(rows * vectors_per_row, block), most_programs)
+    programs = triton.cdiv(triton.cdiv(rows * vectors_per_row, block * passes), unit) * unit
     forward_kernel[(programs,)](
         x, numerator, denominator, y,
         rows, programs * block // vectors_per_row, vectors_per_row, width // vector,
