@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def inspect_kernel(
 
 
 def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
-    """`inspect_kernel` for several requests (its arguments by name) in one process, which is faster."""
+    """`inspect_kernel` for several requests (its arguments by name), which is faster: a process for each core."""
     jobs = []
     with tempfile.TemporaryDirectory() as folder:
         for i, request in enumerate(requests):
@@ -82,15 +83,20 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
             path = Path(folder) / f"kernel_{i}.py"
             path.write_text(source_of(kernel))
             jobs.append(request | dict(path=str(path), name=kernel.fn.__name__))
-        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        environment |= {"TRITON_DISABLE_LINE_INFO": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run(
-            [sys.executable, "-m", "flashkat_lite.inspection"],
-            input=json.dumps(jobs), env=environment, capture_output=True, text=True,
-        )  # fmt: skip
+        shares = [jobs[i :: os.cpu_count() or 1] for i in range(min(len(jobs), os.cpu_count() or 1))]
+        with ThreadPoolExecutor(len(shares)) as pool:
+            done = list(pool.map(_compile_apart, shares))
+    return [Report(**done[i % len(shares)][i // len(shares)]) for i in range(len(jobs))]
+
+
+def _compile_apart(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_DISABLE_LINE_INFO": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-m", "flashkat_lite.inspection"]
+    done = subprocess.run(command, input=json.dumps(jobs), env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-4000:])
-    return [Report(**report) for report in json.loads(done.stdout.splitlines()[-1])]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def source_of(kernel: Any) -> str:

@@ -19,21 +19,12 @@ def claim(sentence: str, measured: Any, holds: bool | Callable[[Any], bool], sou
     default GPU, and on another GPU says that this one differs, because a claim about speed is a claim about a machine.
     """
     true = bool(holds(measured) if callable(holds) else holds)
-    figure = (
-        measured
-        if isinstance(measured, str)
-        else f"{measured:,.4g}"
-        if isinstance(measured, float)
-        else f"{measured:,}"
-    )
+    form = {str: "", float: ",.4g"}.get(type(measured), ",")
+    figure = format(measured, form)
     other = source is not None and hardware.slug(source.gpu) != DEFAULT_GPU
     if not true and not other:
         raise AssertionError(f"This claim does not hold: {sentence} Found: {figure}.")
-    mark = "✓" if true else f"✗ not on this {source.gpu}:"
-    where = f' <span class="fk-source">({escape(source.source)})</span>' if source else ""
-    display(
-        HTML(
-            f'<p class="fk-claim"><span class="fk-mark">{escape(mark)}</span> {escape(sentence)} '
-            f"<strong>{escape(figure)}</strong>{where}</p>"
-        )
-    )
+    kind, mark = ("fk-claim", "✓") if true else ("fk-claim fk-differs", f"✗ not on this {source.gpu}:")
+    where = f' <span class="fk-source">({escape(source.where)})</span>' if source else ""
+    line = f'<span class="fk-mark">{escape(mark)}</span> {escape(sentence)} <strong>{escape(figure)}</strong>{where}'
+    display(HTML(f'<p class="{kind}">{line}</p>'))

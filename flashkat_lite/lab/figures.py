@@ -27,7 +27,7 @@ NAMES |= dict(purple=PURPLE, sky=SKY, yellow=YELLOW)
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "flashkat",
-    "font.family": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "font.family": "DejaVu Sans",
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -63,7 +63,7 @@ def svg(figure: Figure) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
-    return buffer.getvalue()
+    return buffer.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
 
 
 def show(figure: Figure) -> None:

@@ -36,11 +36,15 @@ class Record:
         return self.device["name"]
 
     @property
+    def where(self) -> str:
+        return "measured here" if self.live else f"recorded on {self.gpu}"
+
+    @property
     def source(self) -> str:
         """Where the figures come from, in a phrase that fits under a table or in a figure."""
-        how = "measured here" if self.live else "recorded"
+        how = "measured here on" if self.live else "recorded on"
         return (
-            f"{how} on {self.gpu}, torch {self.versions['torch']}, Triton {self.versions['triton']}, "
+            f"{how} {self.gpu}, torch {self.versions['torch']}, Triton {self.versions['triton']}, "
             f"driver {self.device['driver']}, {self.date}"
         )
 

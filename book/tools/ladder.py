@@ -1,0 +1,66 @@
+"""Draw the ladder, and write its table into README.md and book/intro.md, from the committed record."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS, DTYPE = 768, "float32"
+NAMES = {
+    "backward_atomic": "Atomic additions (chapter 7)",
+    "eager_backward": "PyTorch, eager",
+    "compiled_backward": "torch.compile",
+    "backward_block": "Block reduction (chapter 9)",
+    "gelu_backward": "GELU's backward, nothing to learn",
+}
+START, END = "<!-- ladder: written by book/tools/ladder.py -->", "<!-- end of ladder -->"
+
+
+def results(record) -> dict[str, dict]:
+    rows = record.data["results"]
+    return {row["what"]: row for row in rows if row["columns"] == COLUMNS and row["dtype"] == DTYPE}
+
+
+def table(record) -> str:
+    """The ladder as a Markdown table."""
+    at = results(record)
+    floor = at["add"]["ms"]
+    lines = ["| backward pass | time (ms) | times the limit | atomic additions |", "|---|--:|--:|--:|"]
+    for what, name in NAMES.items():
+        ms, atomics = at[what]["ms"], at[what].get("atomics")
+        lines.append(f"| {name} | {ms:,.3f} | {ms / floor:,.2f} | {'' if atomics is None else f'{atomics:,}'} |")
+    lines.append(f"| *the limit: read two tensors, write one* | {floor:,.3f} | 1.00 | |")
+    note = f"{record.data['rows']:,} rows × {COLUMNS} columns, {DTYPE}, 8 groups, degrees (5, 4); medians of one run, "
+    return "\n".join([*lines, "", note + f"{record.source}. Recorded by `{record.command}`."])
+
+
+def picture(record) -> str:
+    """The ladder as SVG."""
+    from flashkat_lite.lab import figures
+
+    at = results(record)
+    rungs = [(name, at[what]["ms"]) for what, name in NAMES.items()]
+    title = "One backward pass, and what memory allows"
+    return figures.svg(figures.ladder(rungs, ("the limit", at["add"]["ms"]), title, record.source))
+
+
+def insert(text: str, block: str) -> str:
+    before, rest = text.split(START)
+    return f"{before}{START}\n\n{block}\n\n{END}{rest.split(END)[1]}"
+
+
+def outputs() -> dict[Path, str]:
+    """What each generated file should hold."""
+    from flashkat_lite.lab import records
+
+    record = records.load("ladder")
+    files = {ROOT / "book" / "images" / "ladder.svg": picture(record)}
+    for path in (ROOT / "README.md", ROOT / "book" / "intro.md"):
+        files[path] = insert(path.read_text(encoding="utf-8"), table(record))
+    return files
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    for path, text in outputs().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
