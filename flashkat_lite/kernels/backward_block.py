@@ -18,24 +18,35 @@ ELEMENTS = 65536 if INTERPRETED else 4096  # in a tile
 MOST_COLUMNS = 4096
 
 
-@triton.jit(do_not_specialize=["rows", "groups", "tiles_per_group", "vectors_per_group", "dy_stride", "x_stride"])
+@triton.jit(
+    do_not_specialize=[
+        "rows", "groups", "tiles_per_group", "vectors_per_group", "dy_stride", "x_stride",
+    ]
+)  # fmt: skip
 def backward_block_kernel(
     dy_ptr, x_ptr, a_ptr, b_ptr, dx_ptr, da_ptr, db_ptr,
     rows, groups, tiles_per_group, vectors_per_group,
     dy_stride, x_stride, dx_stride, a_stride, b_stride,
-    M1: tl.constexpr, N: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    M1: tl.constexpr, N: tl.constexpr,
+    VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """dx [rows, columns]; adds to da [G, M1], db [G, N]. Strides of rows in vectors, of tables in elements."""
+    """dx [rows, columns]; adds to da [G, M1], db [G, N].
+
+    Strides of rows are in vectors, those of tables in elements.
+    """
     # Rows are the slow axis of the grid: programs that run side by side read the same rows.
     across = groups * tiles_per_group
     group = (tl.program_id(0) % across) // tiles_per_group
-    row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # [ROWS, 1]
-    column = (tl.program_id(0) % tiles_per_group) * COLUMNS + tl.arange(0, COLUMNS)[None, :]  # [1, COLUMNS]
-    # In whole vectors, so that the compiler sees that a vector is inside or outside as one: 16-byte loads.
+    row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    first = (tl.program_id(0) % tiles_per_group) * COLUMNS
+    column = first + tl.arange(0, COLUMNS)[None, :]  # [1, COLUMNS]
+    # In whole vectors: the compiler sees that one is inside or outside as a whole.
     inside = (row < rows) & (column // VECTOR < vectors_per_group)
     start = group * vectors_per_group
-    x = tl.load(x_ptr + (row * x_stride + start) * VECTOR + column, mask=inside, other=0.0).to(tl.float32)
-    dy = tl.load(dy_ptr + (row * dy_stride + start) * VECTOR + column, mask=inside, other=0.0).to(tl.float32)
+    x_ptrs = x_ptr + (row * x_stride + start) * VECTOR + column  # [ROWS, COLUMNS]
+    dy_ptrs = dy_ptr + (row * dy_stride + start) * VECTOR + column
+    x = tl.load(x_ptrs, mask=inside, other=0.0).to(tl.float32)
+    dy = tl.load(dy_ptrs, mask=inside, other=0.0).to(tl.float32)
     a = load_coefficients(a_ptr + group * a_stride, M1)
     b = load_coefficients(b_ptr + group * b_stride, N)
 
@@ -43,12 +54,14 @@ def backward_block_kernel(
     tl.store(dx_ptr + (row * dx_stride + start) * VECTOR + column, dx, mask=inside)
 
     for i in tl.static_range(M1):
-        tl.atomic_add(da_ptr + group * M1 + i, tl.sum(u).to(da_ptr.dtype.element_ty), sem="relaxed")
+        total = tl.sum(u).to(da_ptr.dtype.element_ty)
+        tl.atomic_add(da_ptr + group * M1 + i, total, sem="relaxed")
         u = u * x
     for j in tl.static_range(N):
         w = w * tl.abs(x)
         total = tl.sum(w).to(db_ptr.dtype.element_ty)
-        tl.atomic_add(db_ptr + group * N + j, tl.where(b[j] < 0, total, -total), sem="relaxed")
+        total = tl.where(b[j] < 0, total, -total)
+        tl.atomic_add(db_ptr + group * N + j, total, sem="relaxed")
 
 
 def tile(group_width: int) -> tuple[int, int]:
@@ -61,9 +74,9 @@ def warps(capability: int, vector: int) -> int:
     """Warps a program on a GPU of this compute capability (90 for 9.0), measured on an H200: four.
 
     Blackwell's data-centre GPUs take eight: with four, the compiler keeps 32 elements of each term alive and spills.
-    So do narrow vectors anywhere: their elements have addresses and masks of their own, all alive at once.
+    Narrow vectors take sixteen: their elements have addresses and masks of their own, all alive at once.
     """
-    return 8 if capability // 10 == 10 or vector < 4 else 4
+    return 16 if vector < 4 else 8 if capability // 10 == 10 else 4
 
 
 def backward_block(

@@ -11,7 +11,7 @@ FAST: tl.constexpr = tl.constexpr(not INTERPRETED)
 
 @triton.jit
 def load_coefficients(pointer, COUNT: tl.constexpr):
-    """COUNT neighbouring coefficients, as a tuple of float32 tensors shaped like `pointer`."""
+    """COUNT neighbouring coefficients: a tuple of float32 tensors, shaped like `pointer`."""
     coefficients = ()
     for i in tl.static_range(COUNT):
         coefficients = coefficients + (tl.load(pointer + i).to(tl.float32),)
@@ -61,7 +61,7 @@ def reciprocal(x):
 def gradients(dy, x, a, b):
     """dx, and the two factors of every coefficient's gradient.
 
-    With P = Σ a_i x^i and Q = 1 + Σ b_j |x|^j (b already without signs): u = dy/Q and w = dy P/Q², so that
+    With P = Σ a_i x^i, Q = 1 + Σ b_j |x|^j (b already without signs), u = dy/Q, w = dy P/Q²:
     dx = u P' - sign(x) w Q',  d/da_i = u x^i,  d/d|b_j| = -w |x|^j.
     """
     t = tl.abs(x)

@@ -53,15 +53,14 @@ STYLE = {
 
 def new(width: float = 7.2, height: float = 3.4, **subplots) -> tuple[Figure, Axes]:
     """A figure in our style, in inches; keyword arguments go to `plt.subplots`."""
-    with plt.rc_context(STYLE):
-        return plt.subplots(figsize=(width, height), layout="constrained", **subplots)
+    plt.rcParams.update(STYLE)
+    return plt.subplots(figsize=(width, height), layout="constrained", **subplots)
 
 
 def svg(figure: Figure) -> str:
     """The figure as SVG text, the same bytes each time; the figure is closed."""
-    with plt.rc_context(STYLE):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     return buffer.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
 
@@ -71,9 +70,9 @@ def show(figure: Figure) -> None:
     display(SVG(svg(figure)))
 
 
-def footnote(axes: Axes, text: str) -> None:
-    """A line under the axes, for the GPU and date of what is drawn."""
-    axes.annotate(text, (0, 0), (0, -42), xycoords="axes fraction", textcoords="offset points", fontsize=8, color=MUTED)
+def footnote(figure: Figure, text: str) -> None:
+    """A line under everything, for the GPU and date of what is drawn."""
+    figure.supxlabel(text, x=0.01, horizontalalignment="left", fontsize=8, color=MUTED)
 
 
 def ladder(rungs: Sequence[tuple[str, float]], limit: tuple[str, float], title: str, source: str) -> Figure:
@@ -81,7 +80,7 @@ def ladder(rungs: Sequence[tuple[str, float]], limit: tuple[str, float], title: 
 
     rungs: (name, milliseconds), slowest first; limit: likewise.
     """
-    figure, axes = new(height=1.5 + 0.5 * len(rungs))
+    figure, axes = new(height=1.8 + 0.45 * len(rungs))
     name, floor = limit
     for y, (_, ms) in enumerate(rungs):
         axes.barh(y, ms - floor, left=floor, height=0.55, color=BLUE if ms < 10 * floor else ORANGE)
@@ -89,16 +88,16 @@ def ladder(rungs: Sequence[tuple[str, float]], limit: tuple[str, float], title: 
         axes.annotate(f"{_ms(ms)}  ({times})", (ms, y), (6, 0), textcoords="offset points", va="center")
     axes.axvline(floor, color=GREEN, linewidth=2)
     label = f"{name}: {_ms(floor)}"
-    axes.annotate(label, (floor, -0.55), (6, 0), textcoords="offset points", color=GREEN, va="center")
+    axes.annotate(label, (floor, -0.62), (6, 0), textcoords="offset points", color=GREEN, va="center")
     axes.set_xscale("log")
     axes.set_xlim(floor / 1.6, max(ms for _, ms in rungs) * 12)
-    axes.set_ylim(len(rungs) - 0.3, -0.6)
+    axes.set_ylim(len(rungs) - 0.4, -0.95)
     axes.set_yticks(range(len(rungs)), [n for n, _ in rungs])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("time of one backward pass (ms, logarithmic)")
     axes.set_title(title)
-    footnote(axes, source)
+    footnote(figure, source)
     return figure
 
 
