@@ -1,0 +1,205 @@
+"""What the compiler makes of every kernel, for GPUs that need not be here: no spill, wide loads, few atomics.
+
+Kernels are compiled with the arguments that their launchers pass, caught on the way. 7, 24, 48, 96, 384 and 5000
+columns in a group stand for odd widths, for those of real models, and for a group wider than a tile.
+"""
+
+import math
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("Triton is on Linux only", allow_module_level=True)
+
+import torch
+import triton
+
+from flashkat_lite.inspection import inspect_kernel, inspect_many
+from flashkat_lite.kernels import backward_atomic, backward_block, forward
+
+CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MODULES = {"forward": forward, "atomic": backward_atomic, "block": backward_block}
+
+# Kernel, dtype, degrees, columns in a group. The forward kernel depends on the width through its vectors alone.
+CASES = (
+    ("forward", "fp32", (5, 4), 96),
+    ("forward", "bf16", (5, 4), 96),
+    ("forward", "fp16", (3, 2), 24),
+    ("forward", "fp32", (6, 5), 7),
+    ("atomic", "fp32", (5, 4), 96),
+    ("atomic", "bf16", (6, 5), 96),
+    ("atomic", "fp16", (2, 1), 7),
+    ("block", "fp32", (6, 5), 384),
+    ("block", "fp32", (5, 4), 96),
+    ("block", "bf16", (5, 4), 96),
+    ("block", "fp16", (2, 1), 24),
+    ("block", "bf16", (3, 2), 48),
+    ("block", "bf16", (5, 4), 5000),
+    ("block", "bf16", (6, 5), 7),
+    ("block", "bf16", (6, 5), 6),
+    ("block", "bf16", (6, 5), 12),
+    ("block", "fp32", (5, 4), 7),
+)
+
+
+class Caught:
+    """Stands in for a kernel and keeps the launch."""
+
+    def __getitem__(self, grid):
+        self.grid = grid
+        return self
+
+    def __call__(self, *arguments, **keywords):
+        self.arguments, self.keywords = arguments, keywords
+
+
+def kernel_of(name):
+    stem = MODULES[name].__name__.rpartition(".")[2]
+    return getattr(MODULES[name], f"{stem}_kernel")
+
+
+def launch(name, x, degrees, groups, capability=90):
+    """The launch that the launcher makes for x on a GPU of that compute capability."""
+    module, kernel = MODULES[name], kernel_of(name)
+    a, b = (torch.empty(groups, k, device=x.device) for k in (degrees[0] + 1, degrees[1]))
+    stem = module.__name__.rpartition(".")[2]
+    inputs = (x, a, b) if name == "forward" else (x, x, a, b)
+    caught = Caught()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, f"{stem}_kernel", caught)
+        patch.setattr(module, "capability", lambda device: capability, raising=False)
+        getattr(module, stem)(*inputs)
+    pointers = dict(zip(kernel.arg_names, caught.arguments))
+    return caught, {key: NAMES[t.dtype] for key, t in pointers.items() if isinstance(t, torch.Tensor)}
+
+
+def request(name, dtype, degrees, width, capability):
+    caught, pointers = launch(name, torch.zeros(3, 2 * width, dtype=DTYPES[dtype]), degrees, 2, capability)
+    constexprs = dict(caught.keywords)
+    num_warps = constexprs.pop("num_warps")
+    return dict(
+        kernel=kernel_of(name), constexprs=constexprs, pointers=pointers, num_warps=num_warps, capability=capability
+    )
+
+
+def label(value):
+    return value if isinstance(value, str) else "-".join(map(str, value)) if isinstance(value, tuple) else f"w{value}"
+
+
+@pytest.mark.parametrize(("name", "dtype", "degrees", "width"), CASES, ids=label)
+def test_no_spill_wide_loads_and_few_atomics(name, dtype, degrees, width):
+    reports = inspect_many([request(name, dtype, degrees, width, capability) for capability in CAPABILITIES])
+    assert {r.capability: r.spills for r in reports if r.spills} == {}, "bytes spilled, by compute capability"
+    check_loads(name, dtype, degrees, width, reports)
+    check_offsets(name, reports[0].ttir)
+    coefficients = degrees[0] + 1 + degrees[1]
+    on_90 = reports[CAPABILITIES.index(90)]
+    # An atomic is one instruction: once a program in the block kernel, once a lane in the atomic one.
+    assert on_90.atomics == (0 if name == "forward" else coefficients)
+
+
+def check_loads(name, dtype, degrees, width, reports):
+    """Lanes move whole vectors; nothing but coefficients is loaded by less."""
+    size = DTYPES[dtype].itemsize
+    vector = 1 if name == "atomic" else math.gcd(16 // size, width)
+    for r in reports:
+        assert r.load_bytes == max(4, vector * size), f"sm_{r.capability} loads {r.load_bytes} bytes at once"
+        if vector * size == 16:
+            assert r.count(r"LDG\.") - r.count(r"LDG\..*128") <= degrees[0] + 1 + degrees[1]
+            assert r.count(r"STG\.") == r.count(r"STG\..*128") > 0
+
+
+def check_offsets(name, ttir):
+    """Every pointer to activations is moved by 64 bits."""
+    pointers = ("x_ptr", "y_ptr") if name == "forward" else ("x_ptr", "dy_ptr", "dx_ptr")
+    starts = {f"%{pointer}": pointer for pointer in pointers}
+    starts |= dict(re.findall(rf"(%\w+) = tt\.splat %({'|'.join(pointers)})\b", ttir))
+    moves = re.findall(r"tt\.addptr (%\w+), %\w+ : [^,]*, (?:tensor<\w+?x)?(i\d+)\b", ttir)
+    assert {(starts[base], bits) for base, bits in moves if base in starts} == {(p, "i64") for p in pointers}
+
+
+@pytest.mark.parametrize("width", [24, 48, 96, 384, 7])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["forward", "block"])
+def test_launchers_choose_the_widest_vectors_that_divide_a_group(name, dtype, width):
+    vector = request(name, dtype, (5, 4), width, 90)["constexprs"]["VECTOR"]
+    assert vector * DTYPES[dtype].itemsize == 16 or (width == 7 and vector == 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [7, 96])
+def test_lanes_are_numbered_in_32_bits(dtype, width):
+    x = torch.empty(2**36 // width, width, dtype=dtype, device="meta")
+    caught, _ = launch("forward", x, (5, 4), 1)
+    lanes = caught.grid[0] * caught.keywords["BLOCK"]
+    assert lanes <= 2**31
+    rows_a_pass = caught.arguments[5]
+    assert rows_a_pass * (width // caught.keywords["VECTOR"]) == lanes
+
+
+def script(tmp_path, text, **environment):
+    """What a file prints when it runs as __main__, as a notebook's cells do."""
+    path = tmp_path / "cell.py"
+    path.write_text(textwrap.dedent(text))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | environment
+    done = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return done.stdout.split()
+
+
+NOTEBOOK = """
+    import triton
+    import triton.language as tl
+    from flashkat_lite.inspection import inspect_kernel
+    from flashkat_lite.kernels.polynomial import horner as polynomial
+
+    SCALE = tl.constexpr(3.0)
+
+    @triton.jit
+    def scaled(x):
+        return x * SCALE
+
+    @triton.jit
+    def kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+        i = tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + i, mask=i < n)
+        tl.store(y_ptr + i, scaled(polynomial(x, (x, x, x))), mask=i < n)
+
+    if __name__ == "__main__":
+        report = inspect_kernel(kernel, dict(BLOCK=256), capability=80, num_warps=2)
+        print(report.capability, report.spills, report.atomics, report.count("STG") > 0, "sm_80" in report.ptx)
+"""
+
+
+@pytest.mark.parametrize("interpret", ["0", "1"])
+def test_a_notebooks_kernel_is_compiled_with_the_interpreter_or_without(tmp_path, interpret):
+    assert script(tmp_path, NOTEBOOK, TRITON_INTERPRET=interpret) == ["80", "0", "0", "True", "True"]
+
+
+def test_a_packages_kernel_is_compiled_beside_the_interpreter(tmp_path):
+    text = """
+        from flashkat_lite.inspection import inspect_kernel
+        from flashkat_lite.kernels import INTERPRETED
+        from flashkat_lite.kernels.backward_atomic import backward_atomic_kernel
+
+        print(INTERPRETED, inspect_kernel(backward_atomic_kernel, dict(M1=3, N=1, BLOCK=256), num_warps=8).atomics)
+    """
+    assert script(tmp_path, text, TRITON_INTERPRET="1") == ["True", "4"]
+
+
+@triton.jit
+def shapes_that_do_not_fit(x_ptr, BLOCK: triton.language.constexpr):
+    i = triton.language.arange(0, BLOCK)
+    triton.language.store(x_ptr + i, i + triton.language.arange(0, 2 * BLOCK))
+
+
+def test_a_compile_error_says_what_the_compiler_said():
+    with pytest.raises(RuntimeError, match=r"(?s)shapes_that_do_not_fit.*make_shape_compatible"):
+        inspect_kernel(shapes_that_do_not_fit, dict(BLOCK=64))
