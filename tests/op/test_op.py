@@ -1,0 +1,370 @@
+"""The registered op: what PyTorch expects of one, and the promises of `rational`'s docstring, outside the interpreter.
+
+How exact the kernels are is the business of tests/kernels; here a mistake is of order one, and `close` is lenient.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from flashkat_lite import GroupRational, rational
+from flashkat_lite.ops import BACKWARDS, rational_backward_op, rational_op
+from flashkat_lite.reference import rational_gradients, rational_reference
+
+CUDA = torch.cuda.is_available()
+DEVICES = ["cpu", "cuda"] if CUDA else ["cpu"]
+COMPILERS = ["aot_eager", "inductor"] if CUDA else ["aot_eager"]  # the CPU's inductor needs a C++ compiler
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TABLES = {"none shared": (4, 4), "numerator shared": (1, 4), "denominator shared": (4, 1), "both shared": (1, 1)}
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
+def make(device, shape=(5, 12), dtype=torch.float32, tables=(4, 4), table_dtype=torch.float32, degrees=(5, 4), seed=0):
+    """dy, x, numerator, denominator."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size):
+        return torch.randn(*size, generator=generator)
+
+    dy, x = (normal(*shape).to(device, dtype) for _ in range(2))
+    a, b = (0.5 * normal(rows, k).to(device, table_dtype) for rows, k in zip(tables, (degrees[0] + 1, degrees[1])))
+    return dy, x, a, b
+
+
+def leaves(*tensors):
+    return [t.detach().clone().requires_grad_() for t in tensors]
+
+
+def close(got, want):
+    """Equal but for rounding: one of the result's, and float32's in sums that are as large as the largest value."""
+    assert got.shape == want.shape
+    want = want.double()
+    scale = want[want.isfinite()].abs().max().item() if want.isfinite().any() else 0.0
+    torch.testing.assert_close(got.double(), want, rtol=torch.finfo(got.dtype).eps, atol=1e-5 * scale, equal_nan=True)
+
+
+def check(dy, x, a, b, **options):
+    """y and all gradients, of whatever strides x and dy have, against the closed form."""
+    inputs = [t.detach().requires_grad_() for t in (x, a, b)]
+    y = rational(*inputs, **options)
+    assert y.is_contiguous() and y.dtype == x.dtype and y.device == x.device
+    close(y, rational_reference(x, a.float(), b.float()))
+    y.backward(dy)
+    for leaf, want in zip(inputs, rational_gradients(dy, x, a.float(), b.float())):
+        assert leaf.grad.dtype == leaf.dtype and leaf.grad.shape == leaf.shape
+        close(leaf.grad, want)
+
+
+LAYOUTS = {
+    "as it comes": lambda t: t,
+    "1-D": lambda t: t.reshape(-1, 12)[0],
+    "3-D": lambda t: t.reshape(3, -1, 12),
+    "4-D": lambda t: t.reshape(1, 3, -1, 12),
+    "transposed": lambda t: t.T.contiguous().T,
+    "every other row": lambda t: t.repeat_interleave(2, 0)[::2],
+    "some columns": lambda t: torch.cat([t, t], 1)[:, 5:17],
+    "every other column": lambda t: t.repeat_interleave(2, 1)[:, ::2],
+    "permuted": lambda t: t.reshape(3, 2, 12).transpose(0, 1),
+    "expanded": lambda t: t[:1].expand(6, 12),
+    "no rows": lambda t: t[:0],
+}
+
+
+def opcheck_inputs(device, dtype, tables, layout):
+    dy, x, a, b = make(device, (6, 12), dtype, tables)
+    return LAYOUTS[layout](dy), LAYOUTS[layout](x), a, b
+
+
+OPCHECKS = [
+    *((dtype, "none shared", "as it comes") for dtype in DTYPES),
+    *((torch.float32, tables, "3-D") for tables in TABLES if tables != "none shared"),
+    *((torch.bfloat16, "numerator shared", layout) for layout in ("transposed", "some columns", "expanded", "no rows")),
+]
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize(("dtype", "tables", "layout"), OPCHECKS)
+def test_pytorchs_own_checks_of_an_op(device, dtype, tables, layout, backward):
+    dy, *inputs = opcheck_inputs(device, dtype, TABLES[tables], layout)
+    # opcheck compares two runs of an op; float32 sums come in an order left to chance on a GPU.
+    tolerance = dict(rtol=torch.finfo(dtype).eps, atol=1e-3)
+    torch.library.opcheck(rational_op, (*leaves(*inputs), backward), **tolerance)
+    torch.library.opcheck(rational_backward_op, (dy, *inputs, backward), **tolerance)
+
+
+@pytest.mark.parametrize("tables", TABLES)
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_is_the_reference(device, dtype, backward, tables):
+    check(*make(device, dtype=dtype, tables=TABLES[tables]), backward=backward)
+
+
+@pytest.mark.parametrize("degrees", [(5, 4), (3, 2), (6, 5), (2, 1), (1, 1)])
+def test_any_degrees(device, degrees):
+    check(*make(device, degrees=degrees))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("which", ["input", "gradient", "both"])
+def test_shapes_and_strides(device, which, layout):
+    dy, x, a, b = make(device, (6, 12))
+    moved_dy, moved_x = LAYOUTS[layout](dy), LAYOUTS[layout](x)
+    if which == "input":
+        moved_dy = moved_dy.contiguous()
+    if which == "gradient":
+        moved_x = moved_x.contiguous()
+    check(moved_dy, moved_x, a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_tables_of_any_float_dtype(device, dtype):
+    check(*make(device, table_dtype=dtype))
+
+
+def test_tables_of_two_dtypes_and_any_strides(device):
+    dy, x, a, b = make(device)
+    check(dy, x, a.half().T.contiguous().T, b.repeat_interleave(2, 1).bfloat16()[:, ::2])
+
+
+@pytest.mark.parametrize("wanted", [w for w in itertools.product((True, False), repeat=3) if any(w)])
+def test_gradients_of_some_inputs_only(device, wanted):
+    dy, *inputs = make(device)
+    want = rational_gradients(dy, *inputs)
+    inputs = [t.requires_grad_(w) for t, w in zip(inputs, wanted)]
+    rational(*inputs).backward(dy)
+    for leaf, gradient, w in zip(inputs, want, wanted):
+        assert (leaf.grad is not None) == w
+        if w:
+            close(leaf.grad, gradient)
+
+
+def test_no_graph_without_gradients(device):
+    _, x, a, b = make(device)
+    assert rational(x, a, b).grad_fn is None
+    with torch.no_grad():
+        assert rational(*leaves(x, a, b)).grad_fn is None
+
+
+def test_the_gradient_of_a_sum(device):
+    _, x, a, b = make(device)
+    check(torch.ones(1, 1, device=device).expand(5, 12), x, a, b)
+    inputs = leaves(x, a, b)
+    rational(*inputs).sum().backward()
+    for leaf, want in zip(inputs, rational_gradients(torch.ones_like(x), x, a, b)):
+        close(leaf.grad, want)
+
+
+def test_a_table_used_twice_collects_both_gradients(device):
+    dy, x, a, b = make(device)
+    first, second = rational_gradients(dy, x, a, b), rational_gradients(dy, 2 * x, a, b)
+    inputs = leaves(x, a, b)
+    (rational(*inputs) + rational(2 * inputs[0], *inputs[1:])).backward(dy)
+    close(inputs[0].grad, first[0] + 2 * second[0])
+    close(inputs[1].grad, first[1] + second[1])
+    close(inputs[2].grad, first[2] + second[2])
+
+
+def test_one_table_as_numerator_and_denominator(device):
+    dy, x, _, b = make(device)
+    table = b.clone().requires_grad_()
+    rational(x, table, table).backward(dy)
+    _, da, db = rational_gradients(dy, x, b, b)
+    close(table.grad, da + db)
+
+
+def test_inputs_and_tables_are_left_as_they_were(device):
+    tensors = make(device)
+    before = [t.clone() for t in tensors]
+    check(*tensors)
+    assert all(torch.equal(t, was) for t, was in zip(tensors, before))
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+def test_the_kinks_have_sign_plus_one(device, backward):
+    dy, x, a, b = make(device)
+    x[:, ::3], x[:, 1::3] = 0.0, -0.0
+    b[:, ::2] = 0.0
+    check(dy, x, a, b, backward=backward)
+    check(dy, x, a, torch.zeros_like(b), backward=backward)
+    assert rational_gradients(dy, x, a, torch.zeros_like(b))[2].abs().min() > 0
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_infinities_and_nan_stay_where_the_reference_has_them(device, value, backward):
+    dy, x, a, b = make(device)
+    x[2, 4] = value
+    inputs = leaves(x, a, b)
+    y = rational(*inputs, backward=backward)
+    y.backward(dy)
+    got = [y, *(leaf.grad for leaf in inputs)]
+    want = [rational_reference(x, a, b), *rational_gradients(dy, x, a, b)]
+    for g, w in zip(got, want):
+        assert torch.equal(g.isnan(), w.isnan()) and torch.equal(g.isinf(), w.isinf())
+        assert g.isfinite().any()
+
+
+@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize("shape", [(0, 12), (3, 0, 12)])
+def test_an_empty_batch(device, shape, backward):
+    _, x, a, b = make(device, shape)
+    inputs = leaves(x, a, b)
+    y = rational(*inputs, backward=backward)
+    y.sum().backward()
+    assert y.shape == shape
+    for leaf in inputs:
+        assert leaf.grad.shape == leaf.shape and not leaf.grad.any()
+
+
+def test_shapes_without_values(device):
+    inputs = [t.to("meta").requires_grad_() for t in make(device, (2, 5, 12), torch.bfloat16)[1:]]
+    y = rational(*inputs)
+    y.sum().backward()
+    assert (y.shape, y.dtype, y.device.type) == ((2, 5, 12), torch.bfloat16, "meta")
+    assert all(leaf.grad.shape == leaf.shape and leaf.grad.dtype == leaf.dtype for leaf in inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_x_is_cast_and_tables_are_not(device, dtype):
+    dy, x, a, b = make(device)
+    inputs = leaves(x, a, b)
+    with torch.autocast(device, dtype):
+        y = rational(*inputs)
+    assert y.dtype == dtype
+    dy = dy.to(dtype)
+    y.backward(dy)
+    close(y, rational_reference(x.to(dtype), a, b))
+    for leaf, want in zip(inputs, rational_gradients(dy, x.to(dtype), a, b)):
+        assert leaf.grad.dtype == torch.float32
+        # dx is computed in 16 bits; the tables' gradients are float32 throughout.
+        close(leaf.grad, want)
+
+
+def test_autocast_of_another_device_or_switched_off_changes_nothing(device):
+    _, x, a, b = make(device)
+    with torch.autocast(device, torch.bfloat16), torch.autocast(device, enabled=False):
+        assert rational(x, a, b).dtype == torch.float32
+    if device == "cuda":
+        with torch.autocast("cpu", torch.bfloat16):
+            assert rational(x, a, b).dtype == torch.float32
+
+
+def test_a_model_in_bfloat16(device):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 12), GroupRational(12, groups=4)).to(device).bfloat16()
+    x = torch.randn(5, 6, device=device, dtype=torch.bfloat16)
+    y = model(x)
+    assert y.dtype == torch.bfloat16
+    y.square().sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad.dtype == torch.bfloat16 and parameter.grad.isfinite().all() and parameter.grad.any()
+
+
+@pytest.fixture
+def compiled_afresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def loss(x, a, b):
+    return (rational(2 * x, a, b, backward="block") + x).sum()
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_compiled_function_is_one_graph_and_agrees(device, compiler, compiled_afresh):
+    _, *tensors = make(device)
+    eager, compiled = leaves(*tensors), leaves(*tensors)
+    want = loss(*eager)
+    got = torch.compile(loss, fullgraph=True, backend=compiler)(*compiled)
+    close(got, want)
+    want.backward()
+    got.backward()
+    for g, w in zip(compiled, eager):
+        close(g.grad, w.grad)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_compiled_module_takes_any_batch_without_compiling_again(device, compiler, autocast, compiled_afresh):
+    module = GroupRational(12, groups=4, init="gelu").to(device)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=compiler)
+
+    def step(model, x):
+        model.zero_grad()
+        x = x.clone().requires_grad_()
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            y = model(x)
+        y.square().sum().backward()
+        return y.detach(), x.grad, *(p.grad for p in module.parameters())
+
+    inputs = [torch.randn(rows, 12, device=device) for rows in (5, 2, 64, 1000)]
+    first = step(compiled, inputs[0])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        results = [first, *(step(compiled, x) for x in inputs[1:])]
+    for x, got in zip(inputs, results):
+        for g, w in zip(got, step(module, x)):
+            assert g.dtype == w.dtype
+            close(g, w)
+
+
+def test_new_batches_make_no_new_graphs(device, compiled_afresh):
+    counter = CompileCounter()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
+    _, _, a, b = make(device)
+    for rows in (5, 6, 197, 1000):
+        compiled(torch.ones(rows, 12, device=device), a, b)
+    assert counter.frame_count == 1
+
+
+def python(text):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)], env=environment, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_the_package_imports_pytorch_and_nothing_else():
+    found = python("""
+        import sys
+        import torch
+        before = set(sys.modules)
+        import flashkat_lite
+        for name in sorted({module.partition(".")[0] for module in set(sys.modules) - before}):
+            print(name)
+    """)
+    assert not {"triton", "IPython", "ipywidgets", "matplotlib", "pandas", "sklearn", "sympy"} & set(found)
+    assert "flashkat_lite" in found
+
+
+def test_it_runs_where_triton_cannot_be_imported():
+    found = python("""
+        import sys
+
+        class Blocker:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "triton":
+                    raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+        sys.meta_path.insert(0, Blocker())
+        import torch
+        from flashkat_lite import GRKAN
+        model = GRKAN(8, 16, 4, groups=2)
+        y = model(torch.randn(3, 8))
+        y.square().sum().backward()
+        print(list(y.shape) == [3, 4], all(p.grad.any() for p in model.parameters()), "triton" in sys.modules)
+    """)
+    assert found == ["True", "True", "False"]
