@@ -41,8 +41,8 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     """
     _validate(x, numerator, denominator, backward)
     device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not for meta tensors
-    if autocast and x.dtype == torch.float32:
+    # Not for meta tensors, which have no autocast state to ask for.
+    if x.dtype == torch.float32 and device != "meta" and torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
     return rational_op(x, numerator, denominator, backward)
 
