@@ -18,8 +18,8 @@ Measurements that no single notebook can make, or that a reader without a GPU is
 
 {records}
 """
-CHAPTER_HEADER = ["Chapter", "State", "GPU", "Driver", "torch", "Triton", "Executed", "Seconds"]
-RECORD_HEADER = ["Experiment", "Title", "GPU", "GPUs", "Driver", "torch", "Triton", "Measured", "Command"]
+CHAPTER_HEADER = ["Chapter", "State", "Executed on", "When", "Seconds"]
+RECORD_HEADER = ["Experiment", "Measured on", "When", "Made by"]
 
 
 def write_status_page(root=notebooks.ROOT):
@@ -39,30 +39,36 @@ def write_status_page(root=notebooks.ROOT):
 def _chapter_row(path, root):
     notebook = notebooks.read(path)
     stamp = notebook.metadata.get("flashkat", {})
-    versions = stamp.get("versions", {})
     reasons = notebooks.staleness(notebook, root)
     return [
         f"{{doc}}`/chapters/{path.stem}`",
         f"stale: {', '.join(reasons)}" if reasons else "fresh",
-        stamp.get("gpu"),
-        stamp.get("driver"),
-        versions.get("torch"),
-        versions.get("triton"),
+        stamp and _machine(stamp["gpu"] or "a CPU", stamp["driver"], stamp["versions"]),
         stamp.get("date"),
         stamp.get("seconds"),
     ]
 
 
+def _machine(name, driver, versions):
+    software = {"driver": driver, "torch": versions["torch"], "Triton": versions["triton"]}
+    return ", ".join([name, *(f"{what} {version}" for what, version in software.items() if version)])
+
+
 def _record_row(record):
-    device, versions = record["device"], record["versions"]
-    measured = [device["name"], device["count"], device["driver"], versions["torch"], versions["triton"]]
-    return [f"`{record['experiment']}`", record["title"], *measured, record["date"], f"`{record['command']}`"]
+    device, made = record["device"], record["command"]
+    name = device["name"] if device["count"] == 1 else f"{device['count']} × {device['name']}"
+    return [
+        f"{record['title']} (`{record['experiment']}`)",
+        _machine(name, device["driver"], record["versions"]),
+        record["date"],
+        made if made.startswith("none") else f"`{made}`",
+    ]
 
 
 def _table(caption, header, rows):
     lines = [f":::{{list-table}} {caption}", ":header-rows: 1", ":stub-columns: 1", ""]
     for row in [header, *rows]:
-        cells = ["–" if value is None else value for value in row]
+        cells = [value or "–" for value in row]
         lines += [f"{'  ' if number else '* '}- {value}" for number, value in enumerate(cells)]
     return "\n".join([*lines, ":::"])
 
