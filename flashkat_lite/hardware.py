@@ -260,9 +260,8 @@ def bandwidth(nbytes: float, milliseconds: float) -> float:
     return nbytes / milliseconds / 1e6
 
 
-def measured_copy_bandwidth(nbytes: int | None = None) -> float:
-    """GB/s, bytes read and bytes written, of copying `nbytes` (default: 1 GiB on a GPU, 64 MiB on a CPU) once."""
-    nbytes = nbytes or (2**30 if torch.cuda.is_available() else 2**26)
-    size = (1, nbytes, torch.uint8)
+def measured_copy_bandwidth(nbytes: int = 2**28) -> float:
+    """GB/s, counting bytes read and bytes written, of copying `nbytes` of float32."""
+    size = (1, nbytes // 4)
     copy = floors(*size)["copy"]
     return bandwidth(floor_bytes(*size)["copy"], time_interleaved({"copy": copy}, seconds=0.2)["copy"].median)
