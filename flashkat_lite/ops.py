@@ -10,7 +10,7 @@ from torch import Tensor
 from .reference import rational_gradients, rational_reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-DEFAULT_BACKWARD = "block"
+DEFAULT_BACKWARD = "stationary"
 
 
 def _rung(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
@@ -22,7 +22,7 @@ def _rung(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
 
 # Each (grad_output, x, numerator, denominator) -> (dx, dnumerator, ddenominator); the kernel is imported at the call.
-BACKWARDS = {name: _rung(name) for name in ("atomic", "block")}
+BACKWARDS = {name: _rung(name) for name in ("atomic", "block", "stationary")}
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str = DEFAULT_BACKWARD) -> Tensor:
@@ -31,7 +31,7 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     x: [..., D] in float32, bfloat16 or float16, of any leading shape and strides (a copy is made where rows are not
     contiguous). Its D columns form G groups of neighbours; D must be divisible by G. numerator: [G, m+1] and
     denominator: [G, n], m, n >= 1, any float dtype, computed in float32; a [1, ·] table is shared by all groups.
-    backward: which rung computes the gradients, "atomic" or "block".
+    backward: which rung computes the gradients, "atomic", "block" or "stationary"; the last is bitwise repeatable.
 
     Returns y, contiguous, in x's shape and dtype. Gradients of the tables are summed in float32 and come in the
     tables' dtypes; sign(0) = +1 for x and for b. Under autocast x is cast to the autocast dtype. CPU tensors run the

@@ -242,7 +242,8 @@ class Package:
             module = todo.pop()
             if self.path(module) and not module.startswith(UNHASHED):
                 found.add(module)
-                todo |= self.imports(self.tree(module), module) - found
+                # A module that asks the package for its version does not use all that the package re-exports.
+                todo |= self.imports(self.tree(module), module) - found - {PACKAGE}
         return found
 
     def imports(self, tree, module=None):
