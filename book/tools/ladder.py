@@ -10,7 +10,7 @@ NAMES = {
     "eager_backward": "PyTorch, eager",
     "compiled_backward": "torch.compile",
     "backward_block": "Block reduction (chapter 9)",
-    "backward_stationary": "Stationary sums (the package's default)",
+    "backward_stationary": "Stationary sums (the default)",
     "gelu_backward": "GELU's backward, nothing to learn",
 }
 START, END = "<!-- ladder: written by book/tools/ladder.py -->", "<!-- end of ladder -->"

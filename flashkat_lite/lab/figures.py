@@ -96,7 +96,7 @@ def ladder(rungs: Sequence[tuple[str, float]], limit: tuple[str, float], title: 
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("time of one backward pass (ms, logarithmic)")
-    axes.set_title(title)
+    figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
     footnote(figure, source)
     return figure
 
