@@ -32,7 +32,18 @@ def table(record) -> str:
         lines.append(f"| {name} | {ms:,.3f} | {ms / floor:,.2f} | {additions} |")
     lines.append(f"| *the limit: read two tensors, write one* | {floor:,.3f} | 1.00 | |")
     note = f"{record.data['rows']:,} rows × {COLUMNS} columns, {DTYPE}, 8 groups, degrees (5, 4); medians of one run, "
-    return "\n".join([*lines, "", note + f"{record.source}. Recorded by `{record.command}`."])
+    return "\n".join([*lines, "", note + f"{record.source}. Recorded by `{record.command}`.", "", shares(record)])
+
+
+def shares(record) -> str:
+    """A sentence: what part of the limit the default backward reaches at all recorded widths."""
+    found = {}
+    for row in record.data["results"]:
+        if row["what"] == "backward_stationary":
+            found.setdefault(row["dtype"], {})[row["columns"]] = row["fraction_of_floor"]
+    parts = [f"{', '.join(f'{share:.2f}' for share in by.values())} of it in {dtype}" for dtype, by in found.items()]
+    widths = ", ".join(map(str, next(iter(found.values()))))
+    return f"At {widths} columns, stationary sums reach {' and '.join(parts)} (the limit's time over the kernel's)."
 
 
 def picture(record) -> str:
