@@ -19,13 +19,17 @@ from pathlib import Path
 from typing import Any
 
 ELEMENTS = ("x_ptr", "dy_ptr", "y_ptr", "dx_ptr")  # pointers that follow the activation's dtype; the rest are float32
+AMD_FACTS = ("vgpr_count", "private_segment_fixed_size")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one compilation produced. Spills are bytes of local memory a thread; counts are static instructions."""
+    """What one compilation produced. Spills are bytes of local memory a thread; counts are static instructions.
 
-    capability: int
+    For AMD's gfx targets `sass` holds the assembly, `registers` are vector registers, and there is no PTX.
+    """
+
+    capability: int | str
     registers: int
     spills: int
     shared: int
@@ -45,6 +49,22 @@ class Report:
         return self.count(r"(REDG?|ATOMG?)(\.|$)")
 
     @property
+    def loop(self) -> list[str]:
+        """The SASS instructions of the longest loop that holds no other; empty where there is none."""
+        labels, lines, loops = {}, [], []
+        for line, label in re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(.*?);|^(\.L_x_\d+):", self.sass, re.M):
+            if label:
+                labels[label] = len(lines)
+            else:
+                lines.append(line.strip())
+                target = labels.get("".join(re.findall(r"BRA.*?(\.L_x_\d+)", line)[:1]))
+                if target is not None:
+                    loops.append((target, len(lines)))
+        inner = [(a, b) for a, b in loops if not any((c, d) != (a, b) and a <= c and d <= b for c, d in loops)]
+        first, last = max(inner, key=lambda loop: loop[1] - loop[0], default=(0, 0))
+        return lines[first:last]
+
+    @property
     def load_bytes(self) -> int:
         """The widest load from global memory, in bytes a thread."""
         widths = [int(w) for w in re.findall(r"\b(?:LDG|LDGSTS)\.[A-Z0-9.]*?(\d+)\b", " ".join(self.instructions))]
@@ -57,7 +77,7 @@ def inspect_kernel(
     constexprs: dict[str, Any],
     *,
     dtype: str = "fp32",
-    capability: int = 90,
+    capability: int | str = 90,
     num_warps: int = 4,
     pointers: dict[str, str] | None = None,
     aligned: bool = True,
@@ -66,8 +86,8 @@ def inspect_kernel(
 
     dtype: "fp32", "bf16" or "fp16", of the pointers in ELEMENTS; other arguments without a constexpr are float32
     pointers where their name ends in _ptr (`pointers` names other dtypes, as {"da_ptr": "fp64"}), else 32-bit integers.
-    capability: 75 … 120. aligned: whether pointers are known to be multiples of 16 bytes, as torch's are. Raises
-    RuntimeError with the compiler's words when it fails.
+    capability: 75 … 120, or AMD's as "gfx942". aligned: whether pointers are known to be multiples of 16 bytes, as
+    torch's are. Raises RuntimeError with the compiler's words when it fails.
     """
     return inspect_many([dict(kernel=kernel, constexprs=constexprs, dtype=dtype, capability=capability,
                               num_warps=num_warps, pointers=pointers, aligned=aligned)])[0]  # fmt: skip
@@ -150,24 +170,34 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
         for i, name in enumerate(kernel.arg_names)
         if job["aligned"] and signature[name].startswith("*")
     }
+    capability = job["capability"]
+    amd = isinstance(capability, str)
+    if amd:
+        from flashkat_lite.kernels import polynomial
+
+        polynomial.FAST = polynomial.tl.constexpr(False)
     compiled = triton.compile(
         ASTSource(kernel, signature, job["constexprs"], attributes),
-        target=GPUTarget("cuda", job["capability"], 32),
+        target=GPUTarget("hip", capability, 64) if amd else GPUTarget("cuda", capability, 32),
         options=dict(num_warps=job["num_warps"]),
     )
-    registers, spills, sass = _disassemble(compiled.asm["cubin"])
+    if amd:
+        assembly = compiled.asm["amdgcn"]
+        registers, spills = (int(re.search(rf"\.{what}:\s+(\d+)", assembly)[1]) for what in AMD_FACTS)
+        opcodes = re.findall(r"^\s+([a-z]\w+_\w+)", assembly, re.M)
+    else:
+        registers, spills, assembly = _disassemble(compiled.asm["cubin"])
+        opcodes = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", assembly, re.M)
     return dict(
-        capability=job["capability"],
+        capability=capability,
         registers=registers,
         spills=spills,
         shared=compiled.metadata.shared,
-        instructions=Counter(
-            re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", sass, re.M)
-        ),
+        instructions=Counter(opcodes),
         ttir=compiled.asm["ttir"],
         ttgir=compiled.asm["ttgir"],
-        ptx=compiled.asm["ptx"],
-        sass=sass,
+        ptx="" if amd else compiled.asm["ptx"],
+        sass=assembly,
     )
 
 

@@ -21,6 +21,11 @@ def vector_width(group_width: int, *tensors: Tensor) -> int:
     return math.gcd(width, group_width, *(t.stride(0) for t in tensors))
 
 
+def whole_rows(vectors_per_row: int, block: int) -> int:
+    """The fewest programs of `block` lanes, a vector each, that cover a whole number of rows."""
+    return vectors_per_row // math.gcd(vectors_per_row, block)
+
+
 def group_count(numerator: Tensor, denominator: Tensor) -> int:
     return max(len(numerator), len(denominator))
 

@@ -1,23 +1,53 @@
 """Rung 3, the stationary backward: a lane keeps its sums in registers, and nothing is added atomically.
 
-A lane owns VECTOR neighbouring columns of one group and walks down the rows, as in the forward: the grid's lanes cover
+A lane owns VECTOR neighbouring columns of one group and walks down the rows, `step` at a time: the grid's lanes cover
 a whole number of rows, so a lane's group never changes, and neither do its coefficients and its m+1+n partial sums. A
 second, small launch adds the lanes' partial sums in a fixed order: the result is the same bits every time.
 
 Bytes: 3 · rows · D, and 8 (m+1+n) for each lane of the grid. Atomic adds: none.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import INTERPRETED, as_gradient, as_rows, group_count, multiprocessors, table_stride, vector_width
-from .polynomial import gradients, load_coefficients, magnitudes
+from . import (
+    INTERPRETED,
+    as_gradient,
+    as_rows,
+    capability,
+    group_count,
+    multiprocessors,
+    table_stride,
+    vector_width,
+    whole_rows,
+)
+from .polynomial import load_coefficients, magnitudes, reciprocal, widen, with_sign, with_slope
 
-CHUNK = 32  # steps of a partial sum that starts at zero
+CHUNK = 32  # passes whose sums start at zero, and then join the totals
+PARTIAL_BYTES = 8_000_000  # of partial sums, at most
+
+
+@triton.jit
+def elements(x):
+    """[BLOCK, VECTOR] as VECTOR tensors [BLOCK], even positions before odd ones at each halving."""
+    if x.shape[1] == 1:
+        return (tl.reshape(x, [x.shape[0]]),)
+    else:
+        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+        return elements(even) + elements(odd)
+
+
+@triton.jit
+def vectors(parts):
+    """The inverse of `elements`."""
+    if len(parts) == 1:
+        return tl.reshape(parts[0], [parts[0].shape[0], 1])
+    else:
+        half: tl.constexpr = len(parts) // 2
+        pairs = tl.join(vectors(parts[:half]), vectors(parts[half:]))
+        return tl.reshape(pairs, [parts[0].shape[0], len(parts)])
 
 
 @triton.jit
@@ -39,85 +69,158 @@ def add(sums, parts):
 
 
 @triton.jit
-def add_moments(sums, term, x, square):
-    """sums[i] += Σ term x^i over a lane's vector, two powers a step: the odd one rides in a multiply-add."""
+def add_moments(sums, term, x, square, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """sums[i] + term x^(FIRST + i) for COUNT powers, or the terms alone where sums is ().
+
+    One multiplication for two powers: the odd one rides in a multiply-add, and so does the last.
+    """
     result = ()
-    for i in tl.static_range(0, len(sums), 2):
-        result = result + (sums[i] + tl.sum(term, 1),)
-        if i + 1 < len(sums):
-            result = result + (sums[i + 1] + tl.sum(term * x, 1),)
-        if i + 2 < len(sums):
+    for power in tl.static_range(FIRST, FIRST + COUNT):
+        if power % 2 == 1:
+            value = term * x
+        elif power == 0:
+            value = term
+        elif power == FIRST + COUNT - 1:
+            value = term * square
+        else:
             term = term * square
+            value = term
+        if len(sums) > 0:
+            value += sums[power - FIRST]
+        result = result + (value,)
     return result
+
+
+@triton.jit
+def element(dy, x, a, b, sums_a, sums_b):
+    """dx of one element a lane, and the lane's sums with its terms (which start with them where they are ()).
+
+    With P = Σ a_i x^i, Q = 1 + t R(t), R = Σ b_j t^(j-1), t = |x|, u = dy/Q, F = P/Q, w = u F:
+    dx = u (P' - sign(x) F Q'),  d/da_i = u x^i,  d/d|b_j| = -w t^j.  Q' = R + t R' costs what R' costs.
+    """
+    t = tl.abs(x)
+    square = x * x
+    p, slope_p = with_slope(x, a)
+    q, slope_q = with_slope(t, (1.0,) + b)
+    r = reciprocal(q)
+    u = dy * r
+    f = p * r
+    w = u * f
+    dx = u * (slope_p - with_sign(f, x) * slope_q)
+    sums_a = add_moments(sums_a, u, x, square, 0, len(a))
+    sums_b = add_moments(sums_b, w, t, square, 1, len(b))
+    return dx, sums_a, sums_b
+
+
+@triton.jit
+def some_rows(
+    dy_ptr, x_ptr, dx_ptr, here, lanes, row, step, rows, column, dy_stride, x_stride, a, b, sums_a, sums_b,
+    VECTOR: tl.constexpr, UNROLL: tl.constexpr, FLAT: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """UNROLL rows of every lane, `step` rows and `lanes` vectors apart: dx is stored, the new sums come back."""
+    within = tl.arange(0, VECTOR)[None, :]
+    new_a = ()
+    new_b = ()
+    for k in tl.static_range(UNROLL):
+        dx_at = (here + k * lanes)[:, None] * VECTOR + within
+        if FLAT:
+            dy_at = dx_at
+            x_at = dx_at
+        else:
+            dy_at = ((row + k * step) * dy_stride + column)[:, None] * VECTOR + within
+            x_at = ((row + k * step) * x_stride + column)[:, None] * VECTOR + within
+        if MASKED:
+            inside = (row + k * step < rows)[:, None]
+            x = tl.load(x_ptr + x_at, mask=inside, other=0.0)
+            dy = tl.load(dy_ptr + dy_at, mask=inside, other=0.0)
+        else:
+            x = tl.load(x_ptr + x_at)
+            dy = tl.load(dy_ptr + dy_at)
+        xs = elements(widen(x))
+        dys = elements(widen(dy))
+        dxs = ()
+        for i in tl.static_range(VECTOR):
+            dx, new_a, new_b = element(dys[i], xs[i], a, b, new_a, new_b)
+            dxs = dxs + (dx,)
+        if MASKED:
+            tl.store(dx_ptr + dx_at, vectors(dxs), mask=inside)
+        else:
+            tl.store(dx_ptr + dx_at, vectors(dxs))
+    return add(sums_a, new_a), add(sums_b, new_b)
 
 
 @triton.jit(do_not_specialize=["rows", "step", "vectors_per_row", "vectors_per_group", "dy_stride", "x_stride"])
 def backward_stationary_kernel(
     dy_ptr, x_ptr, a_ptr, b_ptr, dx_ptr, partial_ptr,
-    rows, step, vectors_per_row, vectors_per_group,
-    dy_stride, x_stride, a_stride, b_stride,
-    M1: tl.constexpr, N: tl.constexpr,
-    VECTOR: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr,
+    rows, step, vectors_per_row, vectors_per_group, dy_stride, x_stride, a_stride, b_stride,
+    M1: tl.constexpr, N: tl.constexpr, VECTOR: tl.constexpr, FLAT: tl.constexpr,
+    BLOCK: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """dx [rows, columns] and partial sums [M1 + N, lanes], UNROLL times `step` rows at a time.
+    """dx [rows, columns] and partial sums [M1 + N, groups, lanes of a group].
 
-    Strides of rows are in vectors, those of tables in elements.
+    Strides of rows are in vectors, those of tables in elements; FLAT where rows of x and dy follow one another.
     """
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = lane // vectors_per_row
     column = lane % vectors_per_row
     group = column // vectors_per_group
-    a = load_coefficients((a_ptr + group * a_stride)[:, None], M1)
-    b = magnitudes(load_coefficients((b_ptr + group * b_stride)[:, None], N))
+    a = load_coefficients(a_ptr + group * a_stride, M1)
+    b = magnitudes(load_coefficients(b_ptr + group * b_stride, N))
+
+    here = tl.cast(lane, tl.int64)
+    row_here = tl.cast(row, tl.int64)
+    lanes = tl.cast(step, tl.int64) * vectors_per_row
+    full = rows // (step * UNROLL) * (step * UNROLL)
     sums_a = zeros(M1, BLOCK)
     sums_b = zeros(N, BLOCK)
-    within = tl.arange(0, VECTOR)[None, :]
-    for chunk in range(0, rows, step * CHUNK):
-        # A sum that starts at zero for each chunk rounds on small numbers: errors grow with √CHUNK, not with √rows.
-        part_a = zeros(M1, BLOCK)
-        part_b = zeros(N, BLOCK)
-        last = tl.minimum(rows, chunk + step * CHUNK)
-        for first in tl.range(chunk, last, step * UNROLL, num_stages=STAGES):
-            for k in tl.static_range(UNROLL):
-                row = tl.cast(first, tl.int64) + k * step + lane // vectors_per_row
-                inside = (row < rows)[:, None]
-                x_ptrs = x_ptr + (row * x_stride + column)[:, None] * VECTOR + within
-                dy_ptrs = dy_ptr + (row * dy_stride + column)[:, None] * VECTOR + within
-                x = tl.load(x_ptrs, mask=inside, other=0.0).to(tl.float32)
-                dy = tl.load(dy_ptrs, mask=inside, other=0.0).to(tl.float32)
+    # A sum that starts at zero now and then rounds on small numbers: errors grow with √CHUNK, not with √passes.
+    part_a = zeros(M1, BLOCK)
+    part_b = zeros(N, BLOCK)
+    passes = 0
+    for _ in tl.range(0, full, step * UNROLL, num_stages=STAGES):
+        part_a, part_b = some_rows(
+            dy_ptr, x_ptr, dx_ptr, here, lanes, row_here, step, rows, column, dy_stride, x_stride, a, b, part_a, part_b,
+            VECTOR, UNROLL, FLAT, False,
+        )  # fmt: skip
+        here += lanes * UNROLL
+        if not FLAT:
+            row_here += step * UNROLL
+        passes += 1
+        if passes == CHUNK:
+            sums_a = add(sums_a, part_a)
+            sums_b = add(sums_b, part_b)
+            part_a = zeros(M1, BLOCK)
+            part_b = zeros(N, BLOCK)
+            passes = 0
+    if FLAT:
+        row_here = tl.cast(row, tl.int64) + full
+    part_a, part_b = some_rows(
+        dy_ptr, x_ptr, dx_ptr, here, lanes, row_here, step, rows, column, dy_stride, x_stride, a, b, part_a, part_b,
+        VECTOR, UNROLL, FLAT, True,
+    )  # fmt: skip
+    sums_a = add(sums_a, part_a)
+    sums_b = add(sums_b, part_b)
 
-                dx, u, w = gradients(dy, x, a, b)
-                dx_ptrs = dx_ptr + (row * vectors_per_row + column)[:, None] * VECTOR + within
-                tl.store(dx_ptrs, dx, mask=inside)
-
-                t = tl.abs(x)
-                part_a = add_moments(part_a, u, x, x * x)
-                part_b = add_moments(part_b, w * t, t, x * x)
-        sums_a = add(sums_a, part_a)
-        sums_b = add(sums_b, part_b)
-    lanes = tl.num_programs(0) * BLOCK
+    lanes_of_group = step * vectors_per_group
+    place = group * lanes_of_group + row * vectors_per_group + column % vectors_per_group
     for i in tl.static_range(M1):
-        tl.store(partial_ptr + i * lanes + lane, sums_a[i])
+        tl.store(partial_ptr + i * lanes + place, sums_a[i])
     for j in tl.static_range(N):
-        tl.store(partial_ptr + (M1 + j) * lanes + lane, sums_b[j])
+        tl.store(partial_ptr + (M1 + j) * lanes + place, sums_b[j])
 
 
-@triton.jit(do_not_specialize=["step", "vectors_per_row", "vectors_per_group"])
+@triton.jit(do_not_specialize=["lanes_of_group"])
 def sum_partials_kernel(
-    partial_ptr, b_ptr, da_ptr, db_ptr,
-    step, vectors_per_row, vectors_per_group, b_stride,
-    M1: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
+    partial_ptr, b_ptr, da_ptr, db_ptr, lanes_of_group, b_stride, M1: tl.constexpr, N: tl.constexpr, TILE: tl.constexpr
+):
     """da [G, M1] and db [G, N] from the partial sums, in a fixed order: a program for each group and coefficient."""
     group = tl.program_id(0)
     i = tl.program_id(1)
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for first_row in range(0, step, ROWS):
-        row = first_row + tl.arange(0, ROWS)[:, None]
-        for first in range(0, vectors_per_group, COLUMNS):
-            column = first + tl.arange(0, COLUMNS)[None, :]
-            inside = (row < step) & (column < vectors_per_group)
-            lane = row * vectors_per_row + group * vectors_per_group + column
-            total += tl.load(partial_ptr + i * step * vectors_per_row + lane, mask=inside, other=0.0)
+    start = partial_ptr + (i * tl.num_programs(0) + group) * lanes_of_group
+    total = tl.zeros([TILE], tl.float32)
+    for first in range(0, lanes_of_group, TILE):
+        lane = first + tl.arange(0, TILE)
+        total += tl.load(start + lane, mask=lane < lanes_of_group, other=0.0)
     result = tl.sum(total)
     if i < M1:
         tl.store(da_ptr + group * M1 + i, result)
@@ -128,16 +231,17 @@ def sum_partials_kernel(
 
 
 def launch_size(x: Tensor) -> tuple[int, int, int, int]:
-    """(lanes in a program, most programs, UNROLL, STAGES), measured on an H200.
+    """(lanes in a program of 4 warps, programs on a multiprocessor, UNROLL, STAGES), measured on an H200.
 
-    float32 waits for memory: few programs that all fit at once, each with many loads under way. With 16 bits
-    instructions are the scarce thing: two rows at a time hide their latency.
+    Few programs, all there at once, two lanes in a thread: a thread that goes on with its own instructions finds its
+    operands in the reuse cache more often than one that takes turns with many others. float32 waits for memory and
+    wants three of them; with 16 bits the ports of the registers are the scarce thing, and two rows at a time help.
+    Blackwell's compiler pairs multiply-adds, and would spill with two lanes in a thread.
     """
     if INTERPRETED:
         return 4096, 1, 1, 1
-    if x.element_size() == 4:
-        return 128, 4 * multiprocessors(x.device), 1, 4
-    return 128, 8 * multiprocessors(x.device), 2, 3
+    block = 128 if 100 <= capability(x.device) < 120 else 256
+    return (block, 3, 1, 3) if x.element_size() == 4 else (block, 2, 2, 4)
 
 
 def backward_stationary(
@@ -158,27 +262,28 @@ def backward_stationary(
     width = columns // groups
     vector = vector_width(width, dy, x)
     vectors_per_row, vectors_per_group = columns // vector, width // vector
-    block, most_programs, unroll, stages = launch_size(x)
-    # The fewest programs whose lanes cover whole rows; the grid is a multiple of it.
-    unit = vectors_per_row // math.gcd(vectors_per_row, block)
-    programs = max(1, min(most_programs, triton.cdiv(rows * vectors_per_row, block)) // unit) * unit
-    lanes = programs * block
-    step = lanes // vectors_per_row
-    partial = torch.empty(m1 + n, lanes, dtype=torch.float32, device=x.device)
+    block, on_multiprocessor, unroll, stages = launch_size(x)
+    unit = whole_rows(vectors_per_row, block)
+    fit = min(on_multiprocessor * multiprocessors(x.device), PARTIAL_BYTES // (4 * (m1 + n) * block))
+    # As many passes over the rows as these programs need, in whole UNROLLs, and no more programs than the passes need.
+    passes = triton.cdiv(triton.cdiv(rows * vectors_per_row, block), max(fit // unit, 1) * unit)
+    passes = triton.cdiv(passes, unroll) * unroll
+    programs = triton.cdiv(rows * vectors_per_row, block * passes * unit) * unit
+    step = programs * block // vectors_per_row
+    partial = torch.empty(m1 + n, programs * block, dtype=torch.float32, device=x.device)
     backward_stationary_kernel[(programs,)](
         dy, x, numerator, denominator, dx, partial,
         rows, step, vectors_per_row, vectors_per_group,
         dy.stride(0) // vector, x.stride(0) // vector, table_stride(numerator), table_stride(denominator),
-        M1=m1, N=n, VECTOR=vector, BLOCK=block, CHUNK=CHUNK, UNROLL=unroll, STAGES=stages,
+        M1=m1, N=n, VECTOR=vector, FLAT=x.is_contiguous() and dy.is_contiguous(),
+        BLOCK=block, UNROLL=unroll, STAGES=stages, CHUNK=CHUNK,
         num_warps=4,
     )  # fmt: skip
     da = torch.empty(groups, m1, dtype=torch.float32, device=x.device)
     db = torch.empty(groups, n, dtype=torch.float32, device=x.device)
-    wide = min(triton.next_power_of_2(vectors_per_group), 128)
     sum_partials_kernel[(groups, m1 + n)](
-        partial, denominator, da, db,
-        step, vectors_per_row, vectors_per_group, table_stride(denominator),
-        M1=m1, N=n, ROWS=4096 // wide, COLUMNS=wide,
-        num_warps=8,
+        partial, denominator, da, db, step * vectors_per_group, table_stride(denominator),
+        M1=m1, N=n, TILE=16384,
+        num_warps=32,
     )  # fmt: skip
     return dx, as_gradient(da, numerator), as_gradient(db, denominator)

@@ -1,12 +1,13 @@
 """Device functions that every kernel shares: coefficients as tuples of tensors, for any degrees."""
 
+import torch
 import triton
 import triton.language as tl
 
 from . import INTERPRETED
 
-# The interpreter runs no inline assembly; there the quotient is the IEEE one.
-FAST: tl.constexpr = tl.constexpr(not INTERPRETED)
+# NVIDIA's assembly is for its compiler alone: the interpreter runs none, and AMD's GPUs have another.
+FAST: tl.constexpr = tl.constexpr(not INTERPRETED and torch.version.hip is None)
 
 
 @triton.jit
@@ -37,6 +38,22 @@ def horner(x, coefficients):
 
 
 @triton.jit
+def with_slope(x, coefficients):
+    """(value, derivative) of c_0 + c_1 x + … + c_k x^k, k >= 1, by synthetic division: 2k - 1 fused multiply-adds.
+
+    Horner's intermediate values are the coefficients of the quotient by x - x_0, and that quotient's value at x_0 is
+    the derivative: no coefficient of its own, so k fewer registers than a second Horner.
+    """
+    value = coefficients[len(coefficients) - 1]
+    slope = value
+    for i in tl.static_range(len(coefficients) - 2, -1, -1):
+        if i < len(coefficients) - 2:
+            slope = slope * x + value
+        value = value * x + coefficients[i]
+    return value, slope
+
+
+@triton.jit
 def derivative(coefficients, FIRST: tl.constexpr):
     """The derivative's coefficients, where coefficients[0] belongs to x^FIRST."""
     result = ()
@@ -55,6 +72,25 @@ def reciprocal(x):
         )
     else:
         return 1.0 / x
+
+
+@triton.jit
+def widen(x):
+    """x as float32: a bfloat16 is the upper half of one, so a pair in a register takes a shift and a mask."""
+    if FAST and x.dtype == tl.bfloat16 and x.shape[len(x.shape) - 1] % 2 == 0:
+        return tl.inline_asm_elementwise(
+            "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
+            "=r,=r,r", [x], dtype=tl.float32, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def with_sign(value, x):
+    """value where x >= 0, -value elsewhere: one bitwise instruction on the sign bits."""
+    bits = value.to(tl.int32, bitcast=True) ^ (x.to(tl.int32, bitcast=True) & -2147483648)
+    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit

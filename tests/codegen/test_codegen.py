@@ -107,7 +107,8 @@ def label(value):
 def test_no_spill_wide_loads_and_few_atomics(name, dtype, degrees, width):
     reports = inspect_many([request(name, dtype, degrees, width, capability) for capability in CAPABILITIES])
     assert {r.capability: r.spills for r in reports if r.spills} == {}, "bytes spilled, by compute capability"
-    check_loads(name, dtype, degrees, width, reports)
+    constexprs = request(name, dtype, degrees, width, 90)["constexprs"]
+    check_loads(name, dtype, degrees, width, reports, max(1, constexprs.get("BLOCK", 0) // 128))
     check_offsets(name, reports[0].ttir)
     coefficients = degrees[0] + 1 + degrees[1]
     on_90 = reports[CAPABILITIES.index(90)]
@@ -115,15 +116,16 @@ def test_no_spill_wide_loads_and_few_atomics(name, dtype, degrees, width):
     assert on_90.atomics == (0 if name in ("forward", "stationary") else coefficients)
 
 
-def check_loads(name, dtype, degrees, width, reports):
-    """Lanes move whole vectors; nothing but coefficients is loaded by less."""
+def check_loads(name, dtype, degrees, width, reports, lanes):
+    """Lanes move whole vectors; nothing but coefficients is loaded by less, for each of a thread's lanes."""
+    coefficients = lanes * (degrees[0] + 1 + degrees[1])
     size = DTYPES[dtype].itemsize
     vector = 1 if name == "atomic" else math.gcd(16 // size, width)
     for r in reports:
         assert r.load_bytes == max(4, vector * size), f"sm_{r.capability} loads {r.load_bytes} bytes at once"
         if vector * size == 16:
-            assert r.count(r"LDG\.") - r.count(r"LDG\..*128") <= degrees[0] + 1 + degrees[1]
-            narrow = degrees[0] + 1 + degrees[1] if name == "stationary" else 0  # the partial sums
+            assert r.count(r"LDG\.") - r.count(r"LDG\..*128") <= coefficients
+            narrow = coefficients if name == "stationary" else 0  # the partial sums
             assert r.count(r"STG\.") - r.count(r"STG\..*128") <= narrow and r.count(r"STG\..*128") > 0
 
 
@@ -146,13 +148,64 @@ def test_launchers_choose_the_widest_vectors_that_divide_a_group(name, dtype, wi
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [7, 96])
-def test_lanes_are_numbered_in_32_bits(dtype, width):
+def test_a_huge_forward_covers_all_rows_with_numbers_of_32_bits(dtype, width):
     x = torch.empty(2**36 // width, width, dtype=dtype, device="meta")
     caught, _ = launch("forward", x, (5, 4), 1)
-    lanes = caught.grid[0] * caught.keywords["BLOCK"]
-    assert lanes <= 2**31
-    rows_a_pass = caught.arguments[5]
-    assert rows_a_pass * (width // caught.keywords["VECTOR"]) == lanes
+    rows, unit, unit_rows = caught.arguments[4:7]
+    lanes = unit * caught.keywords["BLOCK"]
+    assert caught.grid[0] < 2**31 and lanes < 2**31
+    assert unit_rows * (width // caught.keywords["VECTOR"]) == lanes
+    assert caught.grid[0] // unit * unit_rows * caught.keywords["UNROLL"] >= rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "width"), [(201728, 24), (201728, 96), (201728, 384), (1576, 96), (3, 7), (99999, 100)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_partial_sums_take_8_megabytes_at_most(monkeypatch, dtype, rows, width):
+    monkeypatch.setattr(backward_stationary, "multiprocessors", lambda device: 1000)
+    caught, _ = launch("stationary", torch.empty(rows, 8 * width, dtype=dtype, device="meta"), (5, 4), 8)
+    partial, (rows, step, vectors_per_row) = caught.arguments[5], caught.arguments[6:9]
+    assert partial.nbytes <= 8e6
+    assert partial.shape[1] == caught.grid[0] * caught.keywords["BLOCK"] == step * vectors_per_row
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_sum_of_partial_sums_does_not_spill(capability):
+    constexprs = dict(M1=6, N=4, TILE=16384)
+    report = inspect_kernel(backward_stationary.sum_partials_kernel, constexprs, capability=capability, num_warps=32)
+    assert report.spills == 0 and report.atomics == 0 and report.registers <= 64
+
+
+# SASS instructions an element, of the loop of the backward and of the whole forward, for the pinned Triton.
+COUNTS = {
+    ("stationary", "fp32"): 46.0,
+    ("stationary", "bf16"): 42.3,
+    ("forward", "fp32"): 47.0,
+    ("forward", "bf16"): 22.75,
+}
+
+
+@pytest.mark.skipif(triton.__version__ != "3.7.1", reason="counts hold for one version of the compiler")
+@pytest.mark.parametrize(("name", "dtype"), COUNTS, ids=label)
+def test_instructions_an_element(name, dtype):
+    job = request(name, dtype, (5, 4), 96, 90)
+    report, kw = inspect_many([job])[0], job["constexprs"]
+    elements = kw["VECTOR"] * kw["UNROLL"] * kw["BLOCK"] // (32 * job["num_warps"])
+    counted = len(report.loop) if name == "stationary" else sum(report.instructions.values()) - report.count("NOP")
+    if name == "stationary":
+        # Once in CHUNK passes: the ten parts join the totals and start again.
+        counted -= 2 * 10 * kw["BLOCK"] // (32 * job["num_warps"])
+    assert counted / elements == pytest.approx(COUNTS[name, dtype], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("forward", "bf16"), ("stationary", "fp32"), ("stationary", "bf16")], ids=label
+)
+def test_amds_mi300_compiles(name, dtype):
+    report = inspect_many([request(name, dtype, (5, 4), 96, 90) | dict(capability="gfx942")])[0]
+    assert report.spills == 0 and report.count("global_load_dwordx4|buffer_load_dwordx4") > 0
+    assert "v_rcp_f32" in report.sass and report.count("global_atomic") == 0
 
 
 def script(tmp_path, text, **environment):
