@@ -22,7 +22,9 @@ HEADER = ("file", "exercise", "points", "out of", "message")
 # What a student's cell did to the names and functions that a check uses is undone before it runs.
 GUARD = """import importlib, sys
 from flashkat_lite import lab
-lab.checks = importlib.reload(sys.modules["flashkat_lite.lab.checks"])
+for name in [name for name in sys.modules if name.startswith("flashkat_lite.lab.checks")]:
+    del sys.modules[name]
+lab.checks = importlib.import_module("flashkat_lite.lab.checks")
 """
 
 

@@ -174,8 +174,8 @@ def test_same_tensor_says_where_and_how_far():
     got = want.clone()
     got[1, 2] += 0.5
     with pytest.raises(checks.Wrong, match=r"1 of 6 are wrong; the first at index \(1, 2\): expected 5, got 5\.5"):
-        checks.same_tensor("y", got, want, 1e-6)
+        checks.common.same_tensor("y", got, want, 1e-6)
     with pytest.raises(checks.Wrong, match=r"expected shape \[2, 3\], got \[3, 2\]"):
-        checks.same_tensor("y", got.T, want, 1e-6)
+        checks.common.same_tensor("y", got.T, want, 1e-6)
     with pytest.raises(checks.Wrong, match="missing mask"):
-        checks.same_tensor("y", got / 0 * 0, want, 1e-6)
+        checks.common.same_tensor("y", got / 0 * 0, want, 1e-6)
