@@ -263,13 +263,49 @@ def bench(out: Path | None, quick: bool) -> int:
         "title": "Every kernel against the floors",
         **hardware.provenance(),
         "command": "python -m flashkat_lite bench" + (" --quick" if quick else ""),
-        "data": ladder(ROWS, (768,), DTYPES[:1], 0.2, False) if quick else ladder(ROWS, WIDTHS, DTYPES, 0.5, True),
+        "data": ladder(ROWS, (768,), DTYPES[:1], 0.2, False) if quick else everything(),
     }
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"Written: {out}")
     return 0
+
+
+def everything() -> dict[str, object]:
+    """The ladder, and what bench.py measures beside it."""
+    data = ladder(ROWS, WIDTHS, DTYPES, 0.5, True)
+    return data | beside(data)
+
+
+def beside(ladder: dict[str, object]) -> dict[str, object]:
+    """Both passes against GELU's, other shapes, a small batch, memory, and the bounds: printed, and for the record."""
+    from . import bench
+
+    print("\nOther shapes, a small batch, memory", flush=True)
+    data = {
+        "pairs": bench.pairs(ladder["results"]),
+        "other_shapes": bench.other_shapes(ROWS, DTYPES, 0.2),
+        "small_batch": bench.small_batch(DTYPES, 0.2),
+        "extra_memory_bytes": bench.extra_memory(ROWS, 768),
+        "bounds": bench.issue_bounds(ladder["results"], ROWS, ladder["sm_clock_mhz"]),
+    }
+    for line in data["pairs"]:
+        print(f"  {line['dtype']:<9} D = {line['columns']:<5} forward + backward: {line['ratio']:.3f} of GELU's")
+    for line in data["other_shapes"]:
+        print(
+            f"  {line['dtype']:<9} degrees {tuple(line['degrees'])}, width {line['width']:<4} {line['what']:<9} "
+            f"{line['fraction_of_floor']:.3f} of the floor, {line['per_byte']:.2f} times (5, 4) at width 96 a byte"
+        )
+    for line in data["small_batch"]:
+        print(f"  {line['dtype']:<9} 8 × 197 rows in a CUDA graph: {line['us']:.1f} µs, GELU {line['gelu_us']:.1f} µs")
+    print(f"  memory of the backward beside its results: {data['extra_memory_bytes'] / 1e6:.2f} MB")
+    for line in data["bounds"]:
+        print(
+            f"  {line['dtype']:<9} D = {line['columns']:<5} {line['instructions']:.1f} instructions an element; "
+            f"memory {line['memory_ms']:.3f} ms, issue {line['issue_ms']:.3f} ms, {line['fraction_of_bound']:.3f} of it"
+        )
+    return data
 
 
 def ladder(

@@ -43,6 +43,16 @@ def forward_kernel(
         tl.store(y_ptr + y_at, y, mask=(row + k * unit_rows < rows)[:, None])
 
 
+def launch_size(x: Tensor) -> tuple[int, int]:
+    """(lanes in a program, UNROLL), measured on an H200.
+
+    float32 waits for memory alone; with 16 bits a second vector is worth its registers.
+    """
+    if INTERPRETED:
+        return 4096, 1
+    return 128, 1 if x.element_size() == 4 else 2
+
+
 def forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     """F(x) for x [..., D] in float32, bfloat16 or float16; tables [G or 1, m+1] and [G or 1, n]. Contiguous result."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -53,8 +63,7 @@ def forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     width = columns // group_count(numerator, denominator)
     vector = vector_width(width, x)
     vectors_per_row = columns // vector
-    # Measured on an H200: float32 waits for memory alone, with 16 bits a second vector is worth its registers.
-    block, unroll = (4096, 1) if INTERPRETED else (128, 1 if x.element_size() == 4 else 2)
+    block, unroll = launch_size(x)
     unit = whole_rows(vectors_per_row, block)
     unit_rows = unit * block // vectors_per_row
     forward_kernel[(triton.cdiv(rows, unit_rows * unroll) * unit,)](

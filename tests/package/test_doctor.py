@@ -150,11 +150,13 @@ def test_bench_writes_a_record(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "device", lambda: H200)
     asked = []
     monkeypatch.setattr(command, "ladder", lambda *arguments: asked.append(arguments) or {"results": []})
+    monkeypatch.setattr(command, "beside", lambda data: {"pairs": len(data["results"])})
     out = tmp_path / "deep" / "ladder.json"
     assert command.main(["bench", "--out", str(out)]) == 0
     record = json.loads(out.read_text())
     assert set(record) == {"experiment", "title", "device", "versions", "date", "command", "data"}
     assert record["experiment"] == "ladder" and record["device"]["slug"] == "h200"
+    assert record["data"] == {"results": [], "pairs": 0}
     assert asked[0][:2] == (1024 * 197, (192, 768, 3072))
     assert command.main(["bench", "--quick"]) == 0
     assert asked[1][1] == (768,)

@@ -1,0 +1,175 @@
+"""What `bench` measures beside the ladder: other shapes, a small batch, memory, and the bound that issue sets.
+
+Times are milliseconds unless a key says `us`; records are ready for JSON.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import hardware, ops
+
+GROUPS = 8
+# (m, n), columns in a group; the first is what the others are compared with.
+SHAPES = (((5, 4), 96), ((3, 2), 96), ((6, 5), 96), ((5, 4), 100), ((5, 4), 7))
+SMALL_ROWS, SMALL_COLUMNS = 8 * 197, 768
+ISSUE_SLOTS = 4  # warps that a multiprocessor issues from in a cycle, on all of NVIDIA's since Volta
+
+
+def inputs(rows: int, columns: int, degrees: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """x, dy [rows, columns], numerator [GROUPS, m+1], denominator [GROUPS, n]: random normal, seeded."""
+    at = dict(device="cuda" if torch.cuda.is_available() else "cpu")
+    at["generator"] = torch.Generator(**at).manual_seed(0)
+    x, dy = (torch.randn(rows, columns, **at).to(dtype) for _ in range(2))
+    a, b = (torch.randn(GROUPS, k, **at) * 0.3 for k in (degrees[0] + 1, degrees[1]))
+    return x, dy, a, b
+
+
+def pairs(results: list[dict]) -> list[dict]:
+    """Forward and backward together, against PyTorch's GELU's, from the ladder's results (medians of one run)."""
+    rows = []
+    for columns, dtype in dict.fromkeys((line["columns"], line["dtype"]) for line in results):
+        ms = {line["what"]: line["ms"] for line in results if (line["columns"], line["dtype"]) == (columns, dtype)}
+        ours = ms["forward"] + ms["backward_stationary"]
+        gelu = ms["gelu_forward"] + ms["gelu_backward"]
+        rows.append(dict(columns=columns, dtype=dtype, ms=ours, gelu_ms=gelu, ratio=ours / gelu))
+    return rows
+
+
+def other_shapes(rows: int, dtypes: tuple[torch.dtype, ...], seconds: float) -> list[dict]:
+    """Other degrees and widths: shares of the limits, and the time a byte against SHAPES[0]'s, in one run a dtype."""
+    from .kernels.forward import forward
+
+    backward, table = ops.BACKWARDS["stationary"], []
+    for dtype in dtypes:
+        base = {}
+        for degrees, width in SHAPES:
+            x, dy, a, b = inputs(rows, GROUPS * width, degrees, dtype)
+            functions = hardware.floors(rows, GROUPS * width, dtype) | {
+                "forward": _call(forward, x, a, b),
+                "backward": _call(backward, dy, x, a, b),
+            }
+            ms = {name: t.median for name, t in hardware.time_interleaved(functions, seconds=seconds).items()}
+            for what, floor in (("forward", "copy"), ("backward", "add")):
+                per_byte = ms[what] / hardware.floor_bytes(rows, GROUPS * width, dtype)[floor]
+                base.setdefault(what, per_byte)
+                table.append(
+                    dict(
+                        degrees=list(degrees),
+                        width=width,
+                        dtype=str(dtype).removeprefix("torch."),
+                        what=what,
+                        ms=ms[what],
+                        fraction_of_floor=ms[floor] / ms[what],
+                        per_byte=per_byte / base[what],
+                    )
+                )
+            del x, dy
+    return table
+
+
+def small_batch(dtypes: tuple[torch.dtype, ...], seconds: float) -> list[dict]:
+    """8 images of 197 tokens, forward and backward in one CUDA graph: microseconds, ours and PyTorch's GELU's."""
+    from .kernels.forward import forward
+
+    table = []
+    for dtype in dtypes:
+        x, dy, a, b = inputs(SMALL_ROWS, SMALL_COLUMNS, (5, 4), dtype)
+
+        def ours(x=x, dy=dy, a=a, b=b):
+            return forward(x, a, b), ops.BACKWARDS["stationary"](dy, x, a, b)
+
+        def gelu(x=x, dy=dy):
+            return torch.nn.functional.gelu(x), torch.ops.aten.gelu_backward(dy, x)
+
+        graphs = {"ours": _graph(ours), "gelu": _graph(gelu)}
+        replays = {name: graph.replay for name, graph in graphs.items()}
+        us = {
+            name: 1e3 * t.median
+            for name, t in hardware.time_interleaved(replays, seconds=seconds, cold_l2=False).items()
+        }
+        name = str(dtype).removeprefix("torch.")
+        table.append(dict(dtype=name, us=us["ours"], gelu_us=us["gelu"], more_us=us["ours"] - us["gelu"]))
+    return table
+
+
+def _graph(function: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    function()  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph
+
+
+def extra_memory(rows: int, columns: int) -> int:
+    """Bytes that the backward takes at its peak beside its inputs and what it returns."""
+    x, dy, a, b = inputs(rows, columns, (5, 4), torch.float32)
+    ops.BACKWARDS["stationary"](dy, x, a, b)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    results = ops.BACKWARDS["stationary"](dy, x, a, b)
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before - sum(t.nbytes for t in results)
+
+
+def issue_bounds(results: list[dict], rows: int, clock_mhz: int | None) -> list[dict]:
+    """The backward against both of its bounds: memory (the time of `add`), and the issue of its instructions.
+
+    Instructions an element are counted in the SASS of the loop, compiled here for this GPU; a multiprocessor issues
+    from ISSUE_SLOTS warps of 32 lanes in a cycle of the clock that was seen under load.
+    """
+    facts = hardware.device()
+    table = []
+    for dtype in ("float32", "bfloat16"):
+        instructions = instructions_an_element(getattr(torch, dtype))
+        for columns in sorted({line["columns"] for line in results if line["dtype"] == dtype}):
+            ms = {line["what"]: line["ms"] for line in results if (line["columns"], line["dtype"]) == (columns, dtype)}
+            slots = facts.multiprocessors * ISSUE_SLOTS * 32 * (clock_mhz or 0) * 1e3
+            issue = rows * columns * instructions / slots if slots else 0.0
+            table.append(
+                dict(
+                    columns=columns,
+                    dtype=dtype,
+                    instructions=instructions,
+                    memory_ms=ms["add"],
+                    issue_ms=issue,
+                    fraction_of_bound=max(ms["add"], issue) / ms["backward_stationary"],
+                )
+            )
+    return table
+
+
+def instructions_an_element(dtype: torch.dtype) -> float:
+    """SASS instructions of the stationary backward's loop, for each element that it takes in, at degrees (5, 4)."""
+    from .inspection import inspect_kernel
+    from .kernels import backward_stationary
+
+    x = torch.empty(1, 8, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
+    block, _, unroll, stages = backward_stationary.launch_size(x)
+    constexprs = dict(
+        M1=6,
+        N=4,
+        VECTOR=16 // dtype.itemsize,
+        FLAT=True,
+        BLOCK=block,
+        UNROLL=unroll,
+        STAGES=stages,
+        CHUNK=backward_stationary.CHUNK,
+    )
+    facts = hardware.device()
+    report = inspect_kernel(
+        backward_stationary.backward_stationary_kernel,
+        constexprs,
+        dtype="fp32" if dtype == torch.float32 else "bf16",
+        capability=int(facts.capability.replace(".", "")) if facts else 90,
+    )
+    lanes = block // 128
+    flush = 2 * 10 * lanes  # once in CHUNK passes: the ten parts join the totals and start again
+    return (len(report.loop) - flush) / (constexprs["VECTOR"] * unroll * lanes)
+
+
+def _call(function: Callable, *arguments: Tensor) -> Callable[[], object]:
+    return lambda: function(*arguments)
