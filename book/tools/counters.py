@@ -102,7 +102,7 @@ def capture():
         done = subprocess.run(run, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"ncu failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-        show = ["ncu", "--import", f"{report}.ncu-rep", "--csv", "--page", "raw"]
+        show = ["ncu", "--import", f"{report}.ncu-rep", "--csv", "--page", "raw", "--print-units", "base"]
         text = subprocess.run(show, capture_output=True, text=True, check=True).stdout
     header, _, *rows = csv.reader(io.StringIO(text))
     return [dict(zip(header, row)) for row in rows]

@@ -1,4 +1,4 @@
-"""What bench measures beside the ladder: both passes together, other shapes, bounds; and a sweep that leaves no trace."""
+"""What bench measures beside the ladder: both passes together, other shapes, bounds; and the sweep."""
 
 import json
 import os

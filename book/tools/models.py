@@ -1,0 +1,269 @@
+"""Training speed and peak memory of ViT and KAT on this GPU: `python book/tools/models.py`, about 5 minutes on an H200.
+
+One step is forward, cross entropy, backward and a fused AdamW step on random images of ImageNet's shape, under autocast
+to bfloat16. The variants of a size are timed against one another, in turns of a few steps, so that all meet the same
+clocks; peak memory is that of a step with no other model on the GPU. The record is written after each size, and a
+later run on the same day and machine replaces only what it measured, so the work can be split by the options.
+"""
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from flashkat_lite import hardware
+from flashkat_lite.__main__ import random_inputs, verify
+from flashkat_lite.vit import SIZES, VisionTransformer
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH = 256
+VARIANTS = {
+    "vit": {"mlp": "mlp"},
+    "kat": {"mlp": "grkan", "backward": "stationary"},
+    "kat-block": {"mlp": "grkan", "backward": "block"},
+}
+# In the order of measuring. Compiling is slow, and the block kernel's share shows in eager mode.
+MODES = {"eager": tuple(VARIANTS), "compiled": ("vit", "kat")}
+STEPS, ROUNDS = 5, 6  # steps in a turn, turns of each variant
+
+
+class Training:
+    """One model in training on one batch: a call makes one step and returns the loss, without waiting for the GPU."""
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, compiled: bool = False):
+        self.model, self.images, self.labels = model, images, labels
+        self.forward = torch.compile(model, dynamic=False) if compiled else model
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def __call__(self) -> Tensor:
+        with torch.autocast(self.images.device.type, torch.bfloat16):
+            loss = nn.functional.cross_entropy(self.forward(self.images), self.labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def to(self, device: str | torch.device) -> None:
+        """Move the weights and the optimizer's state, not the batch; what was compiled stays valid on its device."""
+        self.model.to(device)
+        for state in self.optimizer.state.values():
+            state.update({name: value.to(device) for name, value in state.items()})
+
+
+def synthetic(batch: int, image_size: int, classes: int, device: str) -> tuple[Tensor, Tensor]:
+    """Images [batch, 3, image_size, image_size], float32, random normal, and labels [batch]; seeded."""
+    generator = torch.Generator(device).manual_seed(0)
+    images = torch.randn(batch, 3, image_size, image_size, generator=generator, device=device)
+    return images, torch.randint(classes, (batch,), generator=generator, device=device)
+
+
+def peak_bytes(step: Callable[[], Tensor]) -> int | None:
+    """The most memory allocated on the GPU during one step, all that was there before included; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
+def warm_up(training: Training, steps: int = 3) -> None:
+    """Compile, tune and allocate. FloatingPointError where the loss is not finite."""
+    for _ in range(steps):
+        loss = training()
+    if not loss.isfinite():
+        raise FloatingPointError(f"after {steps} steps the loss is {loss.item()}")
+
+
+def turn(step: Callable[[], Tensor], steps: int) -> Callable[[], None]:
+    def run():
+        for _ in range(steps):
+            step()
+
+    return run
+
+
+def measure(
+    models: dict[str, Callable[[], nn.Module]],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    compiled: bool = False,
+    steps: int = STEPS,
+    rounds: int = ROUNDS,
+) -> dict[str, dict[str, float | int | None]]:
+    """Train the models, first each alone for its peak memory, then in turns for their speed.
+
+    models: functions that build them, on any device. Returns for each "parameters", "ms" of one step (the median of
+    `rounds` turns of `steps` steps, each after an untimed turn; "low" and "high" are quantiles at 20 and 80 %),
+    "repeats", "images_per_second" and "peak_bytes". A model that is too large for the GPU is named and left out.
+    """
+    device = images.device
+    trainings, peaks = {}, {}
+    for name, build in models.items():
+        training = None
+        try:
+            training = Training(build().to(device), images, labels, compiled)
+            warm_up(training)
+            peaks[name] = peak_bytes(training)
+            trainings[name] = training
+        except torch.OutOfMemoryError:
+            print(f"  {name} left out: not enough memory on this GPU", flush=True)
+        if training:
+            training.to("cpu")  # the next one is to be alone
+        _free()
+    for training in trainings.values():
+        training.to(device)
+        warm_up(training)
+    turns = {name: turn(training, steps) for name, training in trainings.items()}
+    timings = hardware.time_interleaved(turns, seconds=0, warmup=0, cold_l2=False, least=rounds)
+    return {
+        name: {
+            "parameters": sum(p.numel() for p in trainings[name].model.parameters()),
+            "ms": timing.median / steps,
+            "low": timing.low / steps,
+            "high": timing.high / steps,
+            "repeats": timing.repeats,
+            "images_per_second": len(images) * steps / timing.median * 1e3,
+            "peak_bytes": peaks[name],
+        }
+        for name, timing in timings.items()
+    }
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def builders(size: str, variants: list[str]) -> dict[str, Callable[[], nn.Module]]:
+    return {v: lambda options=VARIANTS[v]: VisionTransformer(**SIZES[size], **options) for v in variants}
+
+
+def lines(size: str, mode: str, found: dict[str, dict]) -> list[dict]:
+    """What `measure` found for one size in the record's form, printed on the way.
+
+    "fraction_of_vit" is the speed over that of ViT in the same turns; None where ViT did not take part.
+    """
+    rows = []
+    for variant, values in found.items():
+        share = found["vit"]["ms"] / values["ms"] if "vit" in found else None
+        row = {"size": size, "variant": variant, "backward": None, **VARIANTS[variant], "compiled": mode == "compiled"}
+        rows.append({**row, **values, "fraction_of_vit": share})
+        print(
+            f"{size:<6} {mode:<9} {variant:<10} {values['images_per_second']:>8.0f} images/s {values['ms']:>8.2f} ms"
+            + (f" {values['peak_bytes'] / 1e9:>7.2f} GB" if values["peak_bytes"] else "")
+            + (f" {share:>6.3f} of ViT's speed" if share else ""),
+            flush=True,
+        )
+    return rows
+
+
+# The record
+
+
+def merged(old: dict | None, new: dict) -> dict:
+    """`new`, and the results of `old` that it does not replace, if `old` is of the same day, machine and settings."""
+    same = ("device", "versions", "date")
+    if old is None or any(old[name] != new[name] for name in same) or _settings(old) != _settings(new):
+        return new
+    replaced = {_key(row) for row in new["data"]["results"]}
+    kept = [row for row in old["data"]["results"] if _key(row) not in replaced]
+    rows = sorted(kept + new["data"]["results"], key=_key)
+    commands = dict.fromkeys([*(old["command"].split(" && ") if kept else []), new["command"]])
+    return new | {"command": " && ".join(commands), "data": new["data"] | {"results": rows}}
+
+
+def _settings(record: dict) -> dict:
+    return {name: value for name, value in record["data"].items() if name != "results"}
+
+
+def _key(row: dict) -> tuple[int, int, int]:
+    return list(SIZES).index(row["size"]), row["compiled"], list(VARIANTS).index(row["variant"])
+
+
+def write(path: Path, record: dict) -> None:
+    """Merge with what is there, and replace it in one move: a run that is killed leaves a whole record."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".part")
+    fresh.write_text(json.dumps(merged(old, record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: _build/records/<gpu>/models.json")
+    parser.add_argument("--quick", action="store_true", help="tiny, eager, few turns; writes nothing without --out")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="default: all")
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: all; compiled, vit and kat only")
+    parser.add_argument("--batch", type=int, default=BATCH, help=f"images in a step (default: {BATCH})")
+    options = parser.parse_args(arguments)
+    options.command = _command(options)
+    options.sizes = options.sizes or (["tiny"] if options.quick else list(SIZES))
+    options.modes = options.modes or (["eager"] if options.quick else list(MODES))
+    options.variants = options.variants or list(VARIANTS)
+    return options
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What makes the record again, wherever it was written to."""
+    words = ["python book/tools/models.py"] + ["--quick"] * options.quick
+    for name in ("sizes", "modes", "variants"):
+        if values := getattr(options, name):
+            words += [f"--{name}", *values]
+    return " ".join(words + [f"--batch {options.batch}"] * (options.batch != BATCH))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    facts = hardware.device()
+    if facts is None:
+        print("models.py needs a CUDA device, and there is none here: `python -m flashkat_lite doctor` says why.")
+        return 2
+    out = options.out or (None if options.quick else ROOT / "_build" / "records" / facts.slug / "models.json")
+    steps, rounds = (STEPS, 3) if options.quick else (STEPS, ROUNDS)
+    record = {
+        "experiment": "models",
+        "title": "Training ViT and KAT: images a second and peak memory",
+        **hardware.provenance(),
+        "command": options.command,
+        "data": {
+            "batch": options.batch,
+            "image_size": 224,
+            "autocast": "bfloat16",
+            "optimizer": "AdamW, fused",
+            "steps": steps,
+            "results": [],
+        },
+    }
+    backwards = [VARIANTS[v]["backward"] for v in options.variants if "backward" in VARIANTS[v]]
+    verify(*random_inputs(4096, 768, torch.bfloat16), backwards)
+    print("kernels agree with the reference in float64", flush=True)
+    images, labels = synthetic(options.batch, 224, 1000, "cuda")
+    for mode in sorted(options.modes, key=list(MODES).index):
+        for size in options.sizes:
+            torch.compiler.reset()
+            models = builders(size, [v for v in options.variants if v in MODES[mode]])
+            found = measure(models, images, labels, compiled=mode == "compiled", steps=steps, rounds=rounds)
+            record["data"]["results"] += lines(size, mode, found)
+            _free()
+            if out:
+                write(out, record)
+    if out:
+        print(f"Written: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
