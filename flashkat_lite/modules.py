@@ -100,13 +100,14 @@ class GRKAN(nn.Module):
         groups: int = 8,
         degrees: tuple[int, int] = (5, 4),
         drop: float = 0.0,
+        backward: str = DEFAULT_BACKWARD,
     ):
         super().__init__()
         hidden_features, out_features = hidden_features or in_features, out_features or in_features
-        self.act1 = GroupRational(in_features, groups, degrees, init="identity")
+        self.act1 = GroupRational(in_features, groups, degrees, init="identity", backward=backward)
         self.drop1 = nn.Dropout(drop)
         self.fc1 = nn.Linear(in_features, hidden_features)
-        self.act2 = GroupRational(hidden_features, groups, degrees, init="silu")
+        self.act2 = GroupRational(hidden_features, groups, degrees, init="silu", backward=backward)
         self.drop2 = nn.Dropout(drop)
         self.fc2 = nn.Linear(hidden_features, out_features)
         self.reset_parameters()

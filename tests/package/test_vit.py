@@ -20,6 +20,15 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors here are small: threads would only wait for one another, the more so beside other workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def small(mlp, **options):
     return VisionTransformer(**SMALL | options, mlp=mlp)
 
@@ -37,7 +46,7 @@ def images(batch=3):
 
 def gradients(model, x, function=None):
     model.zero_grad()
-    y = (function or model)(x)
+    y = model(x) if function is None else function(x)
     functional.cross_entropy(y.float(), torch.arange(len(x))).backward()
     return y.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
@@ -83,9 +92,12 @@ def by_hand(state, x, heads=2, groups=8):
 
 
 @pytest.mark.parametrize("size,count", [("tiny", 5_717_416), ("small", 22_050_664), ("base", 86_567_656)])
-def test_the_published_sizes_have_the_published_number_of_parameters(size, count):
+def test_the_published_sizes_have_the_published_number_of_parameters(size, count, monkeypatch):
     """KAT has on top, in each of 12 blocks, two activations of 8 groups with 6 + 4 coefficients."""
-    counts = {mlp: sum(p.numel() for p in VisionTransformer(**SIZES[size], mlp=mlp).parameters()) for mlp in MLPS}
+    monkeypatch.setattr(GRKAN, "reset_parameters", lambda self: None)  # on the meta device there is nothing to draw
+    with torch.device("meta"):
+        models = {mlp: VisionTransformer(**SIZES[size], mlp=mlp) for mlp in MLPS}
+    counts = {mlp: sum(p.numel() for p in model.parameters()) for mlp, model in models.items()}
     assert counts == {"mlp": count, "grkan": count + 12 * 2 * 8 * (6 + 4)}
 
 
@@ -124,7 +136,9 @@ def timm_checkpoint(d=32, patches=4, p=8, classes=10, depth=2):
 
 
 def test_the_published_models_take_timms_names_and_shapes():
-    found = {name: tuple(t.shape) for name, t in VisionTransformer(**SIZES["tiny"]).state_dict().items()}
+    with torch.device("meta"):
+        model = VisionTransformer(**SIZES["tiny"])
+    found = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     assert found == timm_shapes(192, 196, 16, 1000, 12)
 
 
@@ -157,8 +171,8 @@ def test_checkpoints_of_kat_and_flashkat_compute_what_their_coefficients_say(nam
 
 @BOTH
 def test_the_model_is_the_one_written_out_by_hand(mlp):
-    model = shaken(small(mlp)).double() if mlp == "mlp" else shaken(small(mlp))
-    x = images().to(model.cls_token.dtype)
+    model = shaken(small(mlp))
+    x = images()
     expected = by_hand({name: p.detach() for name, p in model.named_parameters()}, x)
     assert expected.std() > 0.1
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
@@ -173,22 +187,8 @@ def test_gradients_are_finite_and_reach_every_parameter(mlp):
         assert gradient.isfinite().all() and gradient.abs().max() > 0, name
 
 
-@BOTH
-def test_a_few_steps_learn_a_batch(mlp):
-    model, x, labels = small(mlp), images(8), torch.arange(8)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(30):
-        loss = functional.cross_entropy(model(x), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[0] == pytest.approx(math.log(10), abs=0.5) and losses[-1] < 0.1
-
-
 def test_linear_layers_start_as_vits_do_and_grkans_as_its_own():
-    model = VisionTransformer(depth=2, mlp="grkan")
+    model = VisionTransformer(depth=1, mlp="grkan")
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             assert not module.bias.any(), name
@@ -214,7 +214,7 @@ def test_options_reach_grkan():
 
 @BOTH
 def test_the_compiled_model_is_the_eager_one_in_a_single_graph(mlp):
-    model = shaken(small(mlp, drop_path=0.0))
+    model = shaken(small(mlp))
     x = images()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     y, found = gradients(model, x, compiled)
@@ -224,9 +224,8 @@ def test_the_compiled_model_is_the_eager_one_in_a_single_graph(mlp):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-@BOTH
-def test_it_compiles_in_a_single_graph_with_dropout_and_autocast(mlp):
-    model = small(mlp, drop=0.1, drop_path=0.5)
+def test_it_compiles_in_a_single_graph_with_dropout_and_autocast():
+    model = small("grkan", drop=0.1, drop_path=0.5)
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def forward(x):
@@ -296,10 +295,10 @@ def test_drop_path_drops_whole_samples_of_a_branch_in_training_and_keeps_the_mea
     assert [block.drop_path.p for block in model.blocks] == [0, pytest.approx(0.3), 0.6]
     x = torch.rand(4000, 2, 2) + 1
     drop = model.blocks[1].drop_path
-    ratio = drop(x) / x
-    assert ((ratio == ratio[:, :1, :1]).all()) and set(ratio[:, 0, 0].tolist()) == {0.0, ratio.max().item()}
-    assert ratio.max().item() == pytest.approx(1 / 0.7)
-    assert ratio.mean().item() == pytest.approx(1, abs=0.05)  # its standard error is 0.010
+    y = drop(x)
+    kept = (y != 0).all(dim=(1, 2))
+    torch.testing.assert_close(y, torch.where(kept[:, None, None], x / 0.7, 0))
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=0.04)  # its standard error is 0.007
     assert torch.equal(model.blocks[0].drop_path(x), x)
     assert torch.equal(model.eval().blocks[1].drop_path(x), x)
 
