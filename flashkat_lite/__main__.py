@@ -281,12 +281,14 @@ def everything() -> dict[str, object]:
 def beside(ladder: dict[str, object]) -> dict[str, object]:
     """Both passes against GELU's, other shapes, a small batch, memory, and the bounds: printed, and for the record."""
     from . import bench
+    from .host import host_cost
 
     print("\nOther shapes, a small batch, memory", flush=True)
     data = {
         "pairs": bench.pairs(ladder["results"]),
         "other_shapes": bench.other_shapes(ROWS, DTYPES, 0.2),
         "small_batch": bench.small_batch(DTYPES, 0.2),
+        "host": host_cost(),
         "extra_memory_bytes": bench.extra_memory(ROWS, 768),
         "bounds": bench.issue_bounds(ladder["results"], ROWS, ladder["sm_clock_mhz"]),
     }
@@ -299,6 +301,7 @@ def beside(ladder: dict[str, object]) -> dict[str, object]:
         )
     for line in data["small_batch"]:
         print(f"  {line['dtype']:<9} 8 × 197 rows in a CUDA graph: {line['us']:.1f} µs, GELU {line['gelu_us']:.1f} µs")
+    print(f"  host time of an eager forward and backward: {data['host']['ratio']:.2f} times GELU's")
     print(f"  memory of the backward beside its results: {data['extra_memory_bytes'] / 1e6:.2f} MB")
     for line in data["bounds"]:
         print(

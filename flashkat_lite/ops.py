@@ -1,22 +1,34 @@
-"""`rational`, the function that modules call: validation, PyTorch's op registration, and the choice of a backward."""
+"""`rational`, the function that modules call: validation, the two ways into PyTorch, and the choice of a backward.
 
+A registered op is what compilers, tracers, modes and `torch.func` see. It costs more host time than the whole of a
+small GELU, so eager code on plain tensors goes through a `torch.autograd.Function` that calls the same launchers.
+"""
+
+import contextlib
+import functools
 import os
 from collections.abc import Callable
 from importlib import import_module
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .reference import rational_gradients, rational_reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+PLAIN = (Tensor, torch.nn.Parameter)
 DEFAULT_BACKWARD = "stationary"
+
+
+@functools.cache
+def _launcher(name: str) -> Callable:
+    return getattr(import_module(f"flashkat_lite.kernels.{name}"), name)
 
 
 def _rung(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     def call(grad_output: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor):
-        launcher = getattr(import_module(f"flashkat_lite.kernels.backward_{name}"), f"backward_{name}")
-        return launcher(grad_output, x, numerator, denominator)
+        return _launcher(f"backward_{name}")(grad_output, x, numerator, denominator)
 
     return call
 
@@ -35,7 +47,8 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
 
     Returns y, contiguous, in x's shape and dtype. Gradients of the tables are summed in float32 or wider and come in
     the tables' dtypes; sign(0) = +1 for x and for b. Under autocast x is cast to the autocast dtype. CPU tensors run
-    the reference, or the kernels where TRITON_INTERPRET=1 was set before Triton was imported.
+    the reference, or the kernels where TRITON_INTERPRET=1 was set before Triton was imported. Second derivatives and
+    forward mode (torch.func.jvp) run in PyTorch, whatever the device: correct, and many times slower.
 
     Raises TypeError for dtypes and ValueError for shapes, devices and names, before any launch.
     """
@@ -44,63 +57,113 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     # Not for meta tensors, which have no autocast state to ask for.
     if x.dtype == torch.float32 and device != "meta" and torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
-    return rational_op(x, numerator, denominator, backward)
+    if forward_ad._current_level >= 0:  # jvp: a registered op drops tangents without a word
+        return rational_reference(x, numerator, denominator).contiguous()
+    if _plain(x, numerator, denominator):
+        return _Rational.apply(x, numerator, denominator, backward)
+    return _op(x, numerator, denominator, backward)
 
 
 def _validate(x: Tensor, numerator: Tensor, denominator: Tensor, backward: str) -> None:
     if backward not in BACKWARDS:
         raise ValueError(f"backward must be one of {', '.join(map(repr, BACKWARDS))}, not {backward!r}")
-    tables = {"numerator": numerator, "denominator": denominator}
-    for name, tensor in {"x": x, **tables}.items():
+    for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32, bfloat16 or float16, not {x.dtype}")
-    for name, table in tables.items():
+    device = x.device
+    for name, table, least in (("numerator", numerator, 2), ("denominator", denominator, 1)):
         if not table.dtype.is_floating_point:
             raise TypeError(f"{name} must have a float dtype, not {table.dtype}")
-        least = 2 if name == "numerator" else 1
-        if table.dim() != 2 or table.shape[0] < 1 or table.shape[1] < least:
+        shape = table.shape
+        if len(shape) != 2 or shape[0] < 1 or shape[1] < least:
             form = "[G, m+1] with m >= 1" if name == "numerator" else "[G, n] with n >= 1"
-            raise ValueError(f"{name} must be {form}, not of shape {list(table.shape)}")
-        if table.device != x.device:
-            raise ValueError(f"{name} is on {table.device}, x on {x.device}: they must be on one device")
-    groups = {len(numerator), len(denominator)} - {1}
-    if len(groups) > 1:
-        raise ValueError(f"numerator has {len(numerator)} groups and denominator {len(denominator)}")
-    if x.dim() < 1 or x.shape[-1] < 1:
-        raise ValueError(f"x must be [..., D] with D >= 1, not of shape {list(x.shape)}")
-    if groups and x.shape[-1] % max(groups):
-        raise ValueError(f"the last dimension of x, {x.shape[-1]}, is not divisible by {max(groups)} groups")
+            raise ValueError(f"{name} must be {form}, not of shape {list(shape)}")
+        if table.device != device:
+            raise ValueError(f"{name} is on {table.device}, x on {device}: they must be on one device")
+    a_groups, b_groups, shape = numerator.shape[0], denominator.shape[0], x.shape
+    if a_groups != b_groups and a_groups != 1 and b_groups != 1:
+        raise ValueError(f"numerator has {a_groups} groups and denominator {b_groups}")
+    if len(shape) < 1 or shape[-1] < 1:
+        raise ValueError(f"x must be [..., D] with D >= 1, not of shape {list(shape)}")
+    if shape[-1] % max(a_groups, b_groups):
+        raise ValueError(f"the last dimension of x, {shape[-1]}, is not divisible by {max(a_groups, b_groups)} groups")
+
+
+def _plain(*tensors: Tensor) -> bool:
+    """Whether eager autograd alone looks at these tensors, and their memory holds their values."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._is_tracing()
+        or _transformed()
+    ):
+        return False
+    # A lazily negated tensor's memory holds its negative, and PyTorch's efficient zeros have no memory.
+    for t in tensors:  # noqa: SIM110 (a generator costs the host more)
+        if type(t) not in PLAIN or t.is_neg() or t._is_zerotensor():
+            return False
+    return True
+
+
+def _transformed() -> bool:
+    """Whether a transform of torch.func looks on, in eager code."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _use_kernels(x: Tensor) -> bool:
     return x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def _device_of(x: Tensor) -> contextlib.AbstractContextManager:
+    """A context in which x's device is the current one."""
+    if x.is_cuda and x.get_device() != torch.cuda.current_device():
+        return torch.cuda.device_of(x)
+    return contextlib.nullcontext()
+
+
 def _contiguous_rows(table: Tensor) -> Tensor:
     return table if table.stride(1) == 1 else table.contiguous()
 
 
-@torch.library.custom_op("flashkat_lite::rational", mutates_args=())
-def rational_op(x: Tensor, numerator: Tensor, denominator: Tensor, backward: str) -> Tensor:
+def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, backward: str) -> Tensor:
     if not _use_kernels(x):
         return rational_reference(x, numerator, denominator).contiguous()
-    from .kernels.forward import forward
-
-    with torch.cuda.device_of(x):
-        return forward(x, _contiguous_rows(numerator), _contiguous_rows(denominator))
+    with _device_of(x):
+        return _launcher("forward")(x, _contiguous_rows(numerator), _contiguous_rows(denominator))
 
 
-@torch.library.custom_op("flashkat_lite::rational_backward", mutates_args=())
-def rational_backward_op(
+def _backward(
     grad_output: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, backward: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not _use_kernels(x):
         dx, da, db = rational_gradients(grad_output, x, numerator, denominator)
         return dx.contiguous(), da, db
-    with torch.cuda.device_of(x):
+    with _device_of(x):
         return BACKWARDS[backward](grad_output, x, _contiguous_rows(numerator), _contiguous_rows(denominator))
+
+
+class _Rational(torch.autograd.Function):
+    """`rational_op` without PyTorch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx, x, numerator, denominator, backward):
+        ctx.save_for_backward(x, numerator, denominator)
+        ctx.rung = backward
+        return _forward(x, numerator, denominator, backward)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        arguments = grad_output, *ctx.saved_tensors, ctx.rung
+        # With create_graph=True the gradients are differentiated in turn, which is the op's business.
+        light = not torch.is_grad_enabled() and _plain(*arguments[:-1])
+        return *(_backward if light else _backward_op)(*arguments), None
+
+
+rational_op = torch.library.custom_op("flashkat_lite::rational", _forward, mutates_args=())
+rational_backward_op = torch.library.custom_op("flashkat_lite::rational_backward", _backward, mutates_args=())
 
 
 @rational_op.register_fake
@@ -113,13 +176,77 @@ def _(grad_output, x, numerator, denominator, backward):
     return x.new_empty(x.shape), numerator.new_empty(numerator.shape), denominator.new_empty(denominator.shape)
 
 
-def _setup_context(ctx, inputs, output):
-    x, numerator, denominator, ctx.backward = inputs
-    ctx.save_for_backward(x, numerator, denominator)
+def _save(ctx, inputs, output):
+    *tensors, ctx.rung = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx, grad_output):
-    return *rational_backward_op(grad_output, *ctx.saved_tensors, ctx.backward), None
+def _first_derivative(ctx, grad_output):
+    return *_backward_op(grad_output, *ctx.saved_tensors, ctx.rung), None
 
 
-rational_op.register_autograd(_backward, setup_context=_setup_context)
+def _second_derivative(ctx, *grads):
+    """Of the closed form in PyTorch, which autograd can differentiate any number of times."""
+    _, vjp = torch.func.vjp(rational_gradients, *ctx.saved_tensors)
+    return *vjp(grads), None
+
+
+# torch.func.vmap: the B samples lie side by side, each with groups of its own: x [..., D] of each makes [..., B D], and
+# tables [G, ·] make [B G, ·]. So tables may differ from sample to sample, and so may their gradients.
+
+
+def _batched(size: int, tensors: tuple[Tensor, ...], dims: tuple[int | None, ...]) -> list[Tensor]:
+    """Each tensor as [B, ...]."""
+    return [t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0) for t, dim in zip(tensors, dims)]
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    return x.movedim(0, -2).flatten(-2)
+
+
+def _apart(y: Tensor, size: int) -> Tensor:
+    return y.unflatten(-1, (size, -1)).movedim(-2, 0)
+
+
+def _stacked(*tables: Tensor) -> list[Tensor]:
+    groups = max(table.shape[1] for table in tables)
+    return [table.float().expand(-1, groups, -1).flatten(0, 1) for table in tables]
+
+
+def _vmap(info, in_dims, x, numerator, denominator, backward):
+    x, *tables = _batched(info.batch_size, (x, numerator, denominator), in_dims[:3])
+    y = _op(_side_by_side(x), *_stacked(*tables), backward)
+    return _apart(y, info.batch_size), 0
+
+
+def _vmap_backward(info, in_dims, grad_output, x, numerator, denominator, backward):
+    dy, x, *tables = _batched(info.batch_size, (grad_output, x, numerator, denominator), in_dims[:4])
+    dx, *sums = _backward_op(_side_by_side(dy), _side_by_side(x), *_stacked(*tables), backward)
+    gradients = [_apart(dx, info.batch_size)]
+    for total, table in zip(sums, tables):
+        total = total.unflatten(0, (info.batch_size, -1))
+        gradients.append((total.sum(1, keepdim=True) if table.shape[1] == 1 else total).to(table.dtype))
+    return tuple(gradients), (0, 0, 0)
+
+
+rational_op.register_autograd(_first_derivative, setup_context=_save)
+rational_backward_op.register_autograd(_second_derivative, setup_context=_save)
+rational_op.register_vmap(_vmap)
+rational_backward_op.register_vmap(_vmap_backward)
+
+
+def _transformable(op: Callable, derivative: Callable, vmap_rule: Callable) -> Callable:
+    """The op for eager torch.func too, whose grad does not take the autograd formula of a registered op."""
+
+    class Transformable(torch.autograd.Function):
+        setup_context, backward, vmap = staticmethod(_save), staticmethod(derivative), staticmethod(vmap_rule)
+
+        @staticmethod
+        def forward(*arguments):
+            return op(*arguments)
+
+    return lambda *arguments: (Transformable.apply if _transformed() else op)(*arguments)
+
+
+_op = _transformable(rational_op, _first_derivative, _vmap)
+_backward_op = _transformable(rational_backward_op, _second_derivative, _vmap_backward)

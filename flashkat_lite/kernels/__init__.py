@@ -1,5 +1,6 @@
 """The Triton kernels, one rung a file; importing this package imports Triton."""
 
+import functools
 import math
 
 import torch
@@ -40,10 +41,12 @@ def as_gradient(sums: Tensor, table: Tensor) -> Tensor:
     return (sums if len(sums) == len(table) else sums.sum(0, keepdim=True)).to(table.dtype)
 
 
+@functools.cache
 def capability(device: torch.device) -> int:
     """90 for compute capability 9.0; 0 without a GPU."""
     return int("{}{}".format(*torch.cuda.get_device_capability(device))) if device.type == "cuda" else 0
 
 
+@functools.cache
 def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

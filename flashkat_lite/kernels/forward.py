@@ -44,7 +44,7 @@ def forward_kernel(
 
 
 def launch_size(x: Tensor) -> tuple[int, int]:
-    """(lanes in a program, UNROLL), measured on an H200: two vectors share a lane's index arithmetic and coefficients."""
+    """(lanes in a program, UNROLL), measured on an H200: two vectors share a lane's indices and coefficients."""
     return (4096, 1) if INTERPRETED else (128, 2)
 
 

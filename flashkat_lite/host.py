@@ -1,0 +1,74 @@
+"""What one eager forward and backward pass costs the host: Python, PyTorch and the launches, not the GPU's work.
+
+Where tensors are small this is the whole cost. `python -m flashkat_lite.host` prints it beside that of PyTorch's GELU.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from . import hardware
+from .ops import DEFAULT_BACKWARD, rational, rational_op
+
+
+def host_cost(
+    shape: tuple[int, ...] = (8, 197, 768),
+    groups: int = 8,
+    degrees: tuple[int, int] = (5, 4),
+    rounds: int = 100,
+    calls: int = 20,
+) -> dict[str, object]:
+    """Microseconds of the host for one eager forward and backward pass in float32, launches included, ready for JSON.
+
+    "rational" is what modules call, "rational_op" the registered op by itself, "gelu" PyTorch's own; "ratio" is
+    rational's median over GELU's. In each of `rounds` rounds each function is called `calls` times without waiting for
+    the GPU, which is idle at the start: its queue must be able to hold them. Without a GPU the CPU's work counts too.
+    """
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(where).manual_seed(0)
+    sizes = shape, (groups, degrees[0] + 1), (groups, degrees[1])
+    x, a, b = (torch.randn(size, device=where, generator=generator).requires_grad_() for size in sizes)
+    dy = torch.ones_like(x)
+    functions = {
+        "gelu": lambda: torch.autograd.grad(torch.nn.functional.gelu(x), x, dy),
+        "rational": lambda: torch.autograd.grad(rational(x, a, b), (x, a, b), dy),
+        "rational_op": lambda: torch.autograd.grad(rational_op(x, a, b, DEFAULT_BACKWARD), (x, a, b), dy),
+    }
+    for function in functions.values():
+        _call(function, 2 * calls, x)
+    times = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(_call(function, calls, x))
+    microseconds = {name: asdict(hardware.summary(elapsed)) for name, elapsed in times.items()}
+    return {
+        "shape": list(shape),
+        "groups": groups,
+        "degrees": list(degrees),
+        "calls": calls,
+        "microseconds": microseconds,
+        "ratio": microseconds["rational"]["median"] / microseconds["gelu"]["median"],
+    }
+
+
+def _call(function: Callable[[], object], calls: int, x: Tensor) -> float:
+    """Microseconds of one of `calls` calls."""
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(calls):
+        function()
+    elapsed = time.perf_counter() - begin
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return elapsed / calls * 1e6
+
+
+if __name__ == "__main__":
+    cost = host_cost()
+    for name, timing in cost["microseconds"].items():
+        print(f"{name:<12} {timing['median']:6.1f} µs  ({timing['low']:.1f} to {timing['high']:.1f})")
+    print(f"rational takes {cost['ratio']:.2f} times GELU's")

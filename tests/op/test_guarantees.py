@@ -1,0 +1,562 @@
+"""What `rational` promises beyond its values: book/guarantees.md has one row for each test here.
+
+CUDA graphs, streams and a second device need what they are named after.
+"""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from cases import COMPILERS, close, leaves, make
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from flashkat_lite import GRKAN, GroupRational, ops, rational
+from flashkat_lite.ops import rational_op
+from flashkat_lite.reference import rational_gradients, rational_reference
+
+OP = torch.ops.flashkat_lite.rational.default
+BACKWARD_OP = torch.ops.flashkat_lite.rational_backward.default
+
+
+def step(function, dy, *tensors):
+    """y and the gradients of x and the tables."""
+    inputs = leaves(*tensors)
+    y = function(*inputs)
+    return [y.detach(), *torch.autograd.grad(y, inputs, dy)]
+
+
+def same_bits(got, want):
+    assert len(got) == len(want)
+    for g, w in zip(got, want):
+        assert g.dtype == w.dtype and torch.equal(g, w)
+
+
+# The two ways into PyTorch.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eager_code_and_the_registered_op_give_the_same_bits(device, dtype):
+    dy, *tensors = make(device, (50, 12), dtype)
+    seen = Ops()
+    with seen:
+        want = step(rational, dy, *tensors)
+    assert seen.ops == [OP, BACKWARD_OP]
+    same_bits(step(rational, dy, *tensors), want)
+
+
+class Ops(TorchDispatchMode):
+    """Lists the package's ops that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "flashkat_lite":
+            self.ops.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Functions(TorchFunctionMode):
+    """Lists all functions that were called."""
+
+    def __init__(self):
+        super().__init__()
+        self.functions = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.functions.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_modes_and_tracers_see_the_op(device):
+    dy, *tensors = make(device)
+    inputs = leaves(*tensors)
+    y = rational(*inputs)
+    with Ops() as mode:  # which came after the forward pass
+        torch.autograd.grad(y, inputs, dy)
+    assert mode.ops == [BACKWARD_OP]
+
+    with Functions() as mode:
+        rational(*tensors)
+    assert OP in mode.functions
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert isinstance(rational(*tensors), torch._subclasses.FakeTensor)
+
+    def gradients(*inputs):
+        return torch.autograd.grad(rational(*inputs), inputs, dy)
+
+    for options in ({}, {"tracing_mode": "fake"}, {"tracing_mode": "symbolic"}, {"pre_dispatch": True}):
+        called = [node.target for node in make_fx(lambda *t: rational(*t), **options)(*tensors).graph.nodes]
+        assert OP in called, options
+    called = [node.target for node in make_fx(gradients)(*leaves(*tensors)).graph.nodes]
+    assert OP in called and BACKWARD_OP in called
+    called = [node.target for node in make_fx(grad(lambda *t: rational(*t).sum()))(*tensors).graph.nodes]
+    assert OP in called and BACKWARD_OP in called
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def test_tensor_subclasses_come_back_as_they_went_in(device):
+    _, x, a, b = make(device)
+    y = rational(x.as_subclass(Subclass), a, b)
+    assert type(y) is Subclass
+    assert torch.equal(y.as_subclass(torch.Tensor), rational(x, a, b))
+
+
+def test_lazily_negated_and_memoryless_tensors(device):
+    """Tensors whose memory is not what they hold: the op has PyTorch sort that out before a kernel reads it."""
+    dy, x, a, b = make(device)
+    negated = [torch.complex(t, t).conj().imag for t in (-dy, -x)]
+    assert all(t.is_neg() for t in negated)
+    same_bits(step(rational, negated[0], negated[1], a, b), step(rational, dy, x, a, b))
+    nothing = torch._efficientzerotensor(dy.shape, device=device)
+    # The reference copes with either, a kernel with neither: so this is asked on a CPU, too.
+    assert not any(ops._plain(t) for t in (*negated, nothing)) and ops._plain(x, a, b)
+    assert not any(gradient.any() for gradient in step(rational, nothing, x, a, b)[1:])
+    assert torch.equal(rational(nothing, a, b), rational(torch.zeros_like(x), a, b))
+
+
+def test_an_input_changed_before_the_backward_pass_is_an_error(device):
+    _, *tensors = make(device)
+    for changed in range(3):
+        inputs = leaves(*tensors)
+        y = rational(*inputs)
+        with torch.no_grad():
+            inputs[changed].add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
+
+
+# torch.compile and torch.export
+
+
+def loss(x, a, b):
+    return (rational(2 * x, a, b, backward="block") + x).sum()
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_compiled_function_is_one_graph_and_agrees(device, compiler, compiled_afresh):
+    _, *tensors = make(device)
+    eager, compiled = leaves(*tensors), leaves(*tensors)
+    want = loss(*eager)
+    got = torch.compile(loss, fullgraph=True, backend=compiler)(*compiled)
+    close(got, want)
+    want.backward()
+    got.backward()
+    for g, w in zip(compiled, eager):
+        close(g.grad, w.grad)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_compiled_module_takes_any_batch_without_compiling_again(device, compiler, autocast, compiled_afresh):
+    module = GroupRational(12, groups=4, init="gelu").to(device)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=compiler)
+
+    def step(model, x):
+        model.zero_grad()
+        x = x.clone().requires_grad_()
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            y = model(x)
+        y.square().sum().backward()
+        return y.detach(), x.grad, *(p.grad for p in module.parameters())
+
+    inputs = [torch.randn(rows, 12, device=device) for rows in (5, 2, 64, 1000)]
+    first = step(compiled, inputs[0])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        results = [first, *(step(compiled, x) for x in inputs[1:])]
+    for x, got in zip(inputs, results):
+        for g, w in zip(got, step(module, x)):
+            assert g.dtype == w.dtype
+            close(g, w)
+
+
+def test_new_batches_make_no_new_graphs(device, compiled_afresh):
+    counter = CompileCounter()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
+    _, _, a, b = make(device)
+    for rows in (5, 6, 197, 1000):
+        compiled(torch.ones(rows, 12, device=device), a, b)
+    assert counter.frame_count == 1
+
+
+class Exported(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act = GroupRational(12, groups=4, init="gelu")
+
+    def forward(self, x):
+        return self.act(2 * x)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_program_holds_the_op_takes_any_batch_and_agrees(device, strict, compiled_afresh):
+    module = Exported().to(device)
+    rows = {"x": {0: torch.export.Dim("rows", min=2)}}
+    program = torch.export.export(module, (torch.randn(5, 12, device=device),), dynamic_shapes=rows, strict=strict)
+    assert OP in [node.target for node in program.graph.nodes]
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for rows in (5, 64):
+        x = torch.randn(rows, 12, device=device)
+        assert torch.equal(loaded(x), module(x))
+
+
+# Autocast, checkpointing
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_x_is_cast_and_tables_are_not(device, dtype):
+    dy, x, a, b = make(device)
+    inputs = leaves(x, a, b)
+    with torch.autocast(device, dtype):
+        y = rational(*inputs)
+    assert y.dtype == dtype
+    dy = dy.to(dtype)
+    y.backward(dy)
+    close(y, rational_reference(x.to(dtype), a, b))
+    for leaf, want in zip(inputs, rational_gradients(dy, x.to(dtype), a, b)):
+        assert leaf.grad.dtype == torch.float32
+        # dx is computed in 16 bits; the tables' gradients are float32 throughout.
+        close(leaf.grad, want)
+
+
+def test_autocast_of_another_device_or_switched_off_changes_nothing(device):
+    _, x, a, b = make(device)
+    with torch.autocast(device, torch.bfloat16), torch.autocast(device, enabled=False):
+        assert rational(x, a, b).dtype == torch.float32
+    if device == "cuda":
+        with torch.autocast("cpu", torch.bfloat16):
+            assert rational(x, a, b).dtype == torch.float32
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_gives_the_same_bits(device, reentrant, autocast):
+    dy, *tensors = make(device)
+    passes = []
+
+    def block(*inputs):
+        passes.append(1)
+        return rational(torch.tanh(inputs[0]), *inputs[1:]).float()
+
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        want = step(block, dy, *tensors)
+        assert len(passes) == 1
+        got = step(lambda *t: checkpoint(block, *t, use_reentrant=False), dy, *tensors) if not reentrant else None
+        if reentrant:  # which works with .backward() alone
+            inputs = leaves(*tensors)
+            y = checkpoint(block, *inputs, use_reentrant=True)
+            y.backward(dy)
+            got = [y.detach(), *(leaf.grad for leaf in inputs)]
+    assert len(passes) == 3
+    same_bits(got, want)
+
+
+@pytest.mark.parametrize("policy", [CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_RECOMPUTE])
+def test_selective_checkpointing_can_keep_the_op_s_result(device, policy):
+    dy, *tensors = make(device)
+
+    def contexts():
+        return create_selective_checkpoint_contexts(
+            lambda context, op, *arguments, **keywords: policy if op == OP else CheckpointPolicy.PREFER_RECOMPUTE
+        )
+
+    def block(*inputs):
+        return torch.tanh(rational(*inputs))
+
+    def run(*inputs):
+        return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+
+    with Ops() as mode:
+        got = step(run, dy, *tensors)
+    kept = policy == CheckpointPolicy.MUST_SAVE
+    assert mode.ops == ([OP, BACKWARD_OP] if kept else [OP, OP, BACKWARD_OP])
+    same_bits(got, step(block, dy, *tensors))
+
+
+# torch.func and derivatives of derivatives. The reference, differentiated by PyTorch, says what is right.
+
+
+def agree(transform, *tensors):
+    got, want = (torch.utils._pytree.tree_leaves(transform(f)(*tensors)) for f in (rational, rational_reference))
+    assert len(got) == len(want)
+    for g, w in zip(got, want):
+        # Derivatives of derivatives add up what grows with higher powers of 1 / Q, and cancels.
+        scale = w.abs().max().item()
+        torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-5 * scale)
+
+
+def scalar(f):
+    return lambda *t: f(*t).sin().sum()
+
+
+ALL = (0, 1, 2)
+
+
+@pytest.mark.parametrize("tables", [(4, 4), (1, 4), (1, 1)])
+def test_torch_func_grad(device, tables):
+    _, *tensors = make(device, tables=tables)
+    agree(lambda f: grad(scalar(f), ALL), *tensors)
+    agree(lambda f: jacrev(f, ALL), *tensors)
+
+
+BATCHED = {
+    "x": (0, None, None),
+    "x, another dimension": (1, None, None),
+    "tables": (None, 0, 1),
+    "all": (0, 0, 0),
+    "x and a shared numerator": (0, 0, None),
+}
+
+
+def batched(device, case):
+    _, x, a, b = make(device, tables=(1, 4) if "shared" in case else (4, 4))
+    more = torch.linspace(0.5, 1.5, 3, device=device)
+    stacked = [torch.stack([t * scale for scale in more]) for t in (x, a, b)]
+    dims = BATCHED[case]
+    return dims, [t if dim is None else s.movedim(0, dim) for t, s, dim in zip((x, a, b), stacked, dims)]
+
+
+@pytest.mark.parametrize("case", BATCHED)
+def test_torch_func_vmap(device, case):
+    dims, tensors = batched(device, case)
+    agree(lambda f: vmap(f, dims), *tensors)
+    agree(lambda f: vmap(grad(scalar(f), ALL), dims), *tensors)  # gradients of each sample
+    agree(lambda f: grad(scalar(vmap(f, dims)), ALL), *tensors)
+
+
+def test_torch_func_vmap_twice_and_of_single_rows(device):
+    _, x, a, b = make(device, (2, 3, 5, 12))
+    agree(lambda f: vmap(vmap(f, (0, None, None)), (1, None, None)), x, a, b)
+    agree(lambda f: vmap(grad(scalar(f), ALL), (0, None, None)), x[0, 0], a, b)
+
+
+def test_vmap_keeps_dtypes(device):
+    _, x, a, b = make(device, dtype=torch.bfloat16, table_dtype=torch.float16)
+    assert vmap(rational, (0, None, None))(x, a, b).dtype == torch.bfloat16
+    gradients = vmap(grad(scalar(rational), ALL), (0, None, None))(x, a, b)
+    assert [g.dtype for g in gradients] == [torch.bfloat16, torch.float16, torch.float16]
+
+
+def test_forward_mode_runs_the_reference(device):
+    _, *tensors = make(device)
+    agree(lambda f: lambda *t: jvp(f, t, t), *tensors)
+    agree(lambda f: jacfwd(f, ALL), *tensors)
+    agree(lambda f: hessian(scalar(f), ALL), *(t[:2] for t in tensors[:1]), *tensors[1:])
+
+    def dual(f):
+        def tangent(x, a, b):
+            with forward_ad.dual_level():
+                return forward_ad.unpack_dual(f(x, forward_ad.make_dual(a, a), b)).tangent
+
+        return tangent
+
+    agree(dual, *tensors)
+
+
+def order(k):
+    """k times: the sum of the squares of the gradients so far."""
+
+    def derivatives(f):
+        def nested(*tensors):
+            inputs = leaves(*tensors)
+            y = f(*inputs).sin().sum()
+            for _ in range(k - 1):
+                y = sum(g.square().sum() for g in torch.autograd.grad(y, inputs, create_graph=True))
+            return torch.autograd.grad(y, inputs)
+
+        return nested
+
+    return derivatives
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("tables", [(4, 4), (1, 4)])
+def test_second_and_third_derivatives(device, tables, k):
+    _, x, a, b = make(device, tables=tables)
+    agree(order(k), 0.3 * x, a, b)
+
+
+def test_second_derivatives_with_the_op_and_with_torch_func(device):
+    _, x, a, b = make(device)
+
+    def with_the_op(f):
+        return order(2)((lambda *t: rational_op(*t, "stationary")) if f is rational else f)
+
+    agree(with_the_op, 0.3 * x, a, b)
+    agree(lambda f: jacrev(grad(scalar(f), ALL), ALL), 0.3 * x[:2], a, b)
+
+
+def test_a_gradient_that_is_differentiated_is_the_kernel_s_own(device):
+    dy, *tensors = make(device)
+    inputs = leaves(*tensors)
+    got = torch.autograd.grad(rational(*inputs), inputs, dy, create_graph=True)
+    same_bits([g.detach() for g in got], step(rational, dy, *tensors)[1:])
+
+
+def test_many_gradients_at_once(device):
+    _, *tensors = make(device)
+    many = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1)).to(device)
+
+    def gradients(f):
+        def of(*tensors):
+            inputs = leaves(*tensors)
+            return torch.autograd.grad(f(*inputs), inputs, many, is_grads_batched=True)
+
+        return of
+
+    agree(gradients, *tensors)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("transform", ["vmap", "jvp"])
+def test_vmap_and_jvp_inside_a_compiled_function(device, transform, compiler, compiled_afresh):
+    _, x, a, b = make(device)
+    transforms = {
+        "vmap": lambda f: lambda x, a, b: vmap(lambda row: f(row, a, b))(x),
+        "jvp": lambda f: lambda x, a, b: jvp(lambda x: f(x, a, b), (x,), (x,)),
+    }
+    of = transforms[transform]
+    agree(lambda f: torch.compile(of(f), fullgraph=True, backend=compiler) if f is rational else of(f), x, a, b)
+
+
+def test_what_compiled_functions_refuse(device, compiled_afresh):
+    _, *tensors = make(device)
+
+    def inside(x, a, b):
+        return grad(scalar(rational))(x, a, b)
+
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.compile(inside, backend="aot_eager", fullgraph=True)(*tensors)
+
+    inputs = leaves(*tensors)
+    y = torch.compile(loss, backend="aot_eager")(*inputs)
+    (dx,) = torch.autograd.grad(y, inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward"):
+        dx.sum().backward()
+
+
+# Machines
+
+
+def test_twenty_runs_give_the_same_bits(device):
+    dy, *tensors = make(device, (5000 if device == "cuda" else 50, 96))
+    first = step(rational, dy, *tensors)
+    for _ in range(19):
+        same_bits(step(rational, dy, *tensors), first)
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_of_both_passes_replays_to_the_same_bits():
+    dy, x, a, b = make("cuda", (50, 12))
+    inputs = leaves(x, a, b)
+
+    def both():
+        y = rational(*inputs)
+        return [y.detach(), *torch.autograd.grad(y, inputs, dy)]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # compiles, which a capture does not allow
+        both()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = both()
+    for seed in (1, 2):
+        fresh = make("cuda", (50, 12), seed=seed)
+        with torch.no_grad():
+            for static, new in zip((dy, *inputs), fresh):
+                static.copy_(new)
+        graph.replay()
+        same_bits(got, step(rational, *fresh))
+
+
+@pytest.mark.gpu
+def test_any_stream():
+    dy, *tensors = make("cuda", (50, 12))
+    want = step(rational, dy, *tensors)
+    late = [torch.zeros_like(t) for t in (dy, *tensors)]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(100_000_000)  # what another stream runs meanwhile finds zeros
+        for t, value in zip(late, (dy, *tensors)):
+            t.copy_(value)
+        got = step(rational, *late)
+    torch.cuda.synchronize()
+    same_bits(got, want)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_any_device():
+    dy, *tensors = make("cuda:0", (50, 12))
+    want = step(rational, dy, *tensors)
+    torch.cuda.set_device(0)
+    got = step(rational, *(t.to("cuda:1") for t in (dy, *tensors)))
+    assert torch.cuda.current_device() == 0
+    for g, w in zip(got, want):
+        assert g.device == torch.device("cuda:1")
+        close(g.to("cuda:0"), w)
+
+
+def train_in_parallel(rank, address, file):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = GRKAN(12, 24, groups=4)
+    x, target = torch.randn(2, 8, 12), torch.randn(2, 8, 12)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    torch.nn.functional.mse_loss(parallel(x[rank]), target[rank]).backward()
+    if rank == 0:
+        alone = copy.deepcopy(model)
+        alone.zero_grad()
+        torch.nn.functional.mse_loss(alone(x.flatten(0, 1)), target.flatten(0, 1)).backward()
+        torch.save([[p.grad for p in m.parameters()] for m in (model, alone)], file)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_under_ddp_have_the_gradients_of_one(tmp_path):
+    file = tmp_path / "gradients.pt"
+    torch.multiprocessing.spawn(train_in_parallel, (f"file://{tmp_path / 'meeting'}", file), nprocs=2)
+    parallel, alone = torch.load(file)
+    assert len(parallel) == 8
+    for g, w in zip(parallel, alone):
+        assert w.any()
+        torch.testing.assert_close(g, w)
+
+
+# Modules
+
+
+def test_modules_are_copied_pickled_and_saved(device):
+    torch.manual_seed(0)
+    model = GRKAN(12, 24, groups=4).to(device)
+    x = torch.randn(5, 12, device=device)
+    want = model(x)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    loaded = GRKAN(12, 24, groups=4).to(device)
+    loaded.load_state_dict(torch.load(file))
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), loaded):
+        assert torch.equal(other(x), want)
+        with torch.no_grad():
+            other.act1.numerator.add_(1)
+        assert not torch.equal(other(x), want) and torch.equal(model(x), want)
