@@ -14,6 +14,17 @@ from . import hardware
 from .ops import DEFAULT_BACKWARD, rational, rational_op
 
 
+class _Floor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, numerator, denominator):
+        ctx.save_for_backward(x, numerator, denominator)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return tuple(torch.empty_like(t) for t in ctx.saved_tensors)
+
+
 def host_cost(
     shape: tuple[int, ...] = (8, 197, 768),
     groups: int = 8,
@@ -23,9 +34,11 @@ def host_cost(
 ) -> dict[str, object]:
     """Microseconds of the host for one eager forward and backward pass in float32, launches included, ready for JSON.
 
-    "rational" is what modules call, "rational_op" the registered op by itself, "gelu" PyTorch's own; "ratio" is
-    rational's median over GELU's. In each of `rounds` rounds each function is called `calls` times without waiting for
-    the GPU, which is idle at the start: its queue must be able to hold them. Without a GPU the CPU's work counts too.
+    "rational" is what modules call, "rational_op" the registered op by itself, "gelu" PyTorch's own, and "floor" a
+    torch.autograd.Function with rational's inputs that allocates its results and launches nothing: what PyTorch asks
+    for any such function. "ratio" is rational's median over GELU's. In each of `rounds` rounds each function is called
+    `calls` times without waiting for the GPU, which is idle at the start: its queue must be able to hold them. Without
+    a GPU the CPU's work counts too.
     """
     where = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(where).manual_seed(0)
@@ -34,6 +47,7 @@ def host_cost(
     dy = torch.ones_like(x)
     functions = {
         "gelu": lambda: torch.autograd.grad(torch.nn.functional.gelu(x), x, dy),
+        "floor": lambda: torch.autograd.grad(_Floor.apply(x, a, b), (x, a, b), dy),
         "rational": lambda: torch.autograd.grad(rational(x, a, b), (x, a, b), dy),
         "rational_op": lambda: torch.autograd.grad(rational_op(x, a, b, DEFAULT_BACKWARD), (x, a, b), dy),
     }

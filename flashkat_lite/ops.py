@@ -101,9 +101,9 @@ def _plain(*tensors: Tensor) -> bool:
         or _transformed()
     ):
         return False
-    # A lazily negated tensor's memory holds its negative, and PyTorch's efficient zeros have no memory.
-    for t in tensors:  # noqa: SIM110 (a generator costs the host more)
-        if type(t) not in PLAIN or t.is_neg() or t._is_zerotensor():
+    # A lazily negated tensor's memory holds its negative; efficient zeros and vmap's tensors have no memory.
+    for t in tensors:
+        if type(t) not in PLAIN or t.is_neg() or t._is_zerotensor() or not torch._C._has_storage(t):
             return False
     return True
 

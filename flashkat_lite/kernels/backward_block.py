@@ -95,7 +95,7 @@ def backward_block(
         dy, x = as_rows(grad_output), as_rows(x)
         rows, columns = x.shape
         width = columns // groups
-        vector = vector_width(width, dy, x)
+        vector = vector_width(x.element_size(), width, dy.stride(0), x.stride(0))
         tile_rows, tile_columns = tile(width)
         tiles = triton.cdiv(width, tile_columns)
         backward_block_kernel[(triton.cdiv(rows, tile_rows) * groups * tiles,)](

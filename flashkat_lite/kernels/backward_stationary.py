@@ -7,6 +7,9 @@ second, small launch adds the lanes' partial sums in a fixed order: the result i
 Bytes: 3 · rows · D, and 8 (m+1+n) for each lane of the grid. Atomic adds: none.
 """
 
+import functools
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -14,11 +17,13 @@ from torch import Tensor
 
 from . import (
     INTERPRETED,
+    Launch,
     as_gradient,
     as_rows,
     capability,
     group_count,
     multiprocessors,
+    sums_like,
     table_stride,
     vector_width,
     whole_rows,
@@ -244,6 +249,42 @@ def launch_size(x: Tensor) -> tuple[int, int, int, int]:
     return (block, 3, 1, 3) if x.element_size() == 4 else (block, 2, 2, 4)
 
 
+@functools.lru_cache(1024)
+def plan(
+    size: tuple[int, int, int, int], device: torch.device, shape: tuple[int, ...],
+    dy_strides: tuple[int, ...], dy_dtype: torch.dtype, x_strides: tuple[int, ...], x_dtype: torch.dtype,
+    a_shape: tuple[int, int], a_stride: int, a_dtype: torch.dtype,
+    b_shape: tuple[int, int], b_stride: int, b_dtype: torch.dtype,
+) -> tuple[Launch, int, Launch]:  # fmt: skip
+    """Both launches, and the partial sums between them, for x and dy contiguous or of strides [row, 1]: made once."""
+    columns = shape[-1]
+    rows = math.prod(shape[:-1])
+    dy_stride, x_stride = (strides[0] if len(shape) == 2 else columns for strides in (dy_strides, x_strides))
+    groups, m1, n = max(a_shape[0], b_shape[0]), a_shape[1], b_shape[1]
+    width = columns // groups
+    vector = vector_width(max(x_dtype.itemsize, dy_dtype.itemsize), width, dy_stride, x_stride)
+    vectors_per_row, vectors_per_group = columns // vector, width // vector
+    block, on_multiprocessor, unroll, stages = size
+    unit = whole_rows(vectors_per_row, block)
+    fit = min(on_multiprocessor * multiprocessors(device), PARTIAL_BYTES // (4 * (m1 + n) * block))
+    # As many passes over the rows as these programs need, in whole UNROLLs, and no more programs than the passes need.
+    passes = triton.cdiv(triton.cdiv(rows * vectors_per_row, block), max(fit // unit, 1) * unit)
+    passes = triton.cdiv(passes, unroll) * unroll
+    programs = triton.cdiv(rows * vectors_per_row, block * passes * unit) * unit
+    step = programs * block // vectors_per_row
+    main = Launch(
+        backward_stationary_kernel, (programs, 1),
+        (rows, step, vectors_per_row, vectors_per_group, dy_stride // vector, x_stride // vector, a_stride, b_stride),
+        M1=m1, N=n, VECTOR=vector, FLAT=dy_stride == x_stride == columns,
+        BLOCK=block, UNROLL=unroll, STAGES=stages, CHUNK=CHUNK, num_warps=4,
+    )  # fmt: skip
+    last = Launch(
+        sum_partials_kernel, (groups, m1 + n), (step * vectors_per_group, b_stride),
+        M1=m1, N=n, TILE=16384, num_warps=32,
+    )  # fmt: skip
+    return main, (m1 + n) * programs * block, last
+
+
 def backward_stationary(
     grad_output: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,38 +293,20 @@ def backward_stationary(
     dx is contiguous, in x's dtype. Sums are float32, in an order that depends on shape and device alone, and come back
     in the tables' dtypes.
     """
-    groups = group_count(numerator, denominator)
-    m1, n = numerator.shape[1], denominator.shape[1]
-    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.numel() == 0:
         return dx, torch.zeros_like(numerator), torch.zeros_like(denominator)
-    dy, x = as_rows(grad_output), as_rows(x)
-    rows, columns = x.shape
-    width = columns // groups
-    vector = vector_width(width, dy, x)
-    vectors_per_row, vectors_per_group = columns // vector, width // vector
-    block, on_multiprocessor, unroll, stages = launch_size(x)
-    unit = whole_rows(vectors_per_row, block)
-    fit = min(on_multiprocessor * multiprocessors(x.device), PARTIAL_BYTES // (4 * (m1 + n) * block))
-    # As many passes over the rows as these programs need, in whole UNROLLs, and no more programs than the passes need.
-    passes = triton.cdiv(triton.cdiv(rows * vectors_per_row, block), max(fit // unit, 1) * unit)
-    passes = triton.cdiv(passes, unroll) * unroll
-    programs = triton.cdiv(rows * vectors_per_row, block * passes * unit) * unit
-    step = programs * block // vectors_per_row
-    partial = torch.empty(m1 + n, programs * block, dtype=torch.float32, device=x.device)
-    backward_stationary_kernel[(programs,)](
-        dy, x, numerator, denominator, dx, partial,
-        rows, step, vectors_per_row, vectors_per_group,
-        dy.stride(0) // vector, x.stride(0) // vector, table_stride(numerator), table_stride(denominator),
-        M1=m1, N=n, VECTOR=vector, FLAT=x.is_contiguous() and dy.is_contiguous(),
-        BLOCK=block, UNROLL=unroll, STAGES=stages, CHUNK=CHUNK,
-        num_warps=4,
+    dy = grad_output
+    if not (dy.is_contiguous() and x.is_contiguous()):
+        dy, x = as_rows(dy), as_rows(x)
+    main, partial_sums, last = plan(
+        launch_size(x), x.device, x.shape, dy.stride(), dy.dtype, x.stride(), x.dtype,
+        numerator.shape, table_stride(numerator), numerator.dtype,
+        denominator.shape, table_stride(denominator), denominator.dtype,
     )  # fmt: skip
-    da = torch.empty(groups, m1, dtype=torch.float32, device=x.device)
-    db = torch.empty(groups, n, dtype=torch.float32, device=x.device)
-    sum_partials_kernel[(groups, m1 + n)](
-        partial, denominator, da, db, step * vectors_per_group, table_stride(denominator),
-        M1=m1, N=n, TILE=16384,
-        num_warps=32,
-    )  # fmt: skip
+    groups = group_count(numerator, denominator)
+    partial = torch.empty(partial_sums, dtype=torch.float32, device=x.device)
+    main(dy, x, numerator, denominator, dx, partial)
+    da, db = sums_like(numerator, groups), sums_like(denominator, groups)
+    last(partial, denominator, da, db)
     return dx, as_gradient(da, numerator), as_gradient(db, denominator)

@@ -4,12 +4,15 @@ Bytes: each element read once and written once, so the limit is a copy of the sa
 each of VECTOR neighbouring columns of one group, before anything else; the coefficients arrive meanwhile.
 """
 
+import functools
+import math
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import INTERPRETED, as_rows, group_count, table_stride, vector_width, whole_rows
+from . import INTERPRETED, Launch, as_rows, table_stride, vector_width, whole_rows
 from .polynomial import horner, load_coefficients, magnitudes, reciprocal, widen
 
 
@@ -48,24 +51,40 @@ def launch_size(x: Tensor) -> tuple[int, int]:
     return (4096, 1) if INTERPRETED else (128, 2)
 
 
-def forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    """F(x) for x [..., D] in float32, bfloat16 or float16; tables [G or 1, m+1] and [G or 1, n]. Contiguous result."""
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if x.numel() == 0:
-        return y
-    x = as_rows(x)
-    rows, columns = x.shape
-    width = columns // group_count(numerator, denominator)
-    vector = vector_width(width, x)
+@functools.lru_cache(1024)
+def plan(
+    size: tuple[int, int], shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: torch.device,
+    a_shape: tuple[int, int], a_stride: int, a_dtype: torch.dtype,
+    b_shape: tuple[int, int], b_stride: int, b_dtype: torch.dtype,
+) -> Launch:  # fmt: skip
+    """The launch for x of this shape, contiguous or of strides [row, 1], and these tables: made once."""
+    columns = shape[-1]
+    rows = math.prod(shape[:-1])
+    x_stride = strides[0] if len(shape) == 2 else columns
+    width = columns // max(a_shape[0], b_shape[0])
+    vector = vector_width(dtype.itemsize, width, x_stride)
     vectors_per_row = columns // vector
-    block, unroll = launch_size(x)
+    block, unroll = size
     unit = whole_rows(vectors_per_row, block)
     unit_rows = unit * block // vectors_per_row
-    forward_kernel[(triton.cdiv(rows, unit_rows * unroll) * unit,)](
-        x, numerator, denominator, y,
-        rows, unit, unit_rows, vectors_per_row, width // vector,
-        x.stride(0) // vector, table_stride(numerator), table_stride(denominator),
-        M1=numerator.shape[1], N=denominator.shape[1], VECTOR=vector, BLOCK=block, UNROLL=unroll,
-        num_warps=4,
+    return Launch(
+        forward_kernel, (triton.cdiv(rows, unit_rows * unroll) * unit, 1),
+        (rows, unit, unit_rows, vectors_per_row, width // vector, x_stride // vector, a_stride, b_stride),
+        M1=a_shape[1], N=b_shape[1], VECTOR=vector, BLOCK=block, UNROLL=unroll, num_warps=4,
     )  # fmt: skip
+
+
+def forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    """F(x) for x [..., D] in float32, bfloat16 or float16; tables [G or 1, m+1] and [G or 1, n]. Contiguous result."""
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if x.numel() == 0:
+        return y
+    if not x.is_contiguous():
+        x = as_rows(x)
+    launch = plan(
+        launch_size(x), x.shape, x.stride(), x.dtype, x.device,
+        numerator.shape, table_stride(numerator), numerator.dtype,
+        denominator.shape, table_stride(denominator), denominator.dtype,
+    )  # fmt: skip
+    launch(x, numerator, denominator, y)
     return y

@@ -427,6 +427,8 @@ def test_many_gradients_at_once(device):
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("transform", ["vmap", "jvp"])
 def test_vmap_and_jvp_inside_a_compiled_function(device, transform, compiler, compiled_afresh):
+    if transform == "vmap" and torch.__version__ < (2, 13):
+        pytest.skip("PyTorch 2.11 does not find a custom op's vmap rule there; 2.13 does")
     _, x, a, b = make(device)
     transforms = {
         "vmap": lambda f: lambda x, a, b: vmap(lambda row: f(row, a, b))(x),
