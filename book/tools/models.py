@@ -83,6 +83,27 @@ def warm_up(training: Training, steps: int = 3) -> None:
         raise FloatingPointError(f"after {steps} steps the loss is {loss.item()}")
 
 
+def gpu_work(step: Callable[[], Tensor], steps: int = 2, most: int = 12) -> dict[str, object]:
+    """A step's work on the GPU: {"gpu_ms": of all kernels, "kernels": the `most` largest}; None where there is no GPU.
+
+    A step takes longer than its kernels where the GPU waits for the host. Each of "kernels" has "name", "ms" and
+    "launches" of one step; their names tell GEMMs, attention and ours apart.
+    """
+    if not torch.cuda.is_available():
+        return {"gpu_ms": None, "kernels": None}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    kernels = [
+        {"name": event.key[:160], "ms": event.self_device_time_total / steps / 1e3, "launches": event.count / steps}
+        for event in profiler.key_averages()
+        if event.self_device_time_total > 0
+    ]
+    kernels.sort(key=lambda kernel: -kernel["ms"])
+    return {"gpu_ms": sum(kernel["ms"] for kernel in kernels), "kernels": kernels[:most]}
+
+
 def turn(step: Callable[[], Tensor], steps: int) -> Callable[[], None]:
     def run():
         for _ in range(steps):
@@ -104,15 +125,18 @@ def measure(
 
     models: functions that build them, on any device. Returns for each "parameters", "ms" of one step (the median of
     `rounds` turns of `steps` steps, each after an untimed turn; "low" and "high" are quantiles at 20 and 80 %),
-    "repeats", "images_per_second" and "peak_bytes". A model that is too large for the GPU is named and left out.
+    "repeats", "images_per_second", "peak_bytes", what `gpu_work` says of a step, and of compiling "graphs" and
+    "graph_breaks". A model that is too large for the GPU is named and left out.
     """
     device = images.device
-    trainings, peaks = {}, {}
+    trainings, peaks, graphs = {}, {}, {}
     for name, build in models.items():
         training = None
+        before = _dynamo_counts()
         try:
             training = Training(build().to(device), images, labels, compiled)
             warm_up(training)
+            graphs[name] = {what: count - before[what] for what, count in _dynamo_counts().items()}
             peaks[name] = peak_bytes(training)
             trainings[name] = training
         except torch.OutOfMemoryError:
@@ -134,9 +158,16 @@ def measure(
             "repeats": timing.repeats,
             "images_per_second": len(images) * steps / timing.median * 1e3,
             "peak_bytes": peaks[name],
+            **graphs[name],
+            **gpu_work(trainings[name]),
         }
         for name, timing in timings.items()
     }
+
+
+def _dynamo_counts() -> dict[str, int]:
+    counters = torch._dynamo.utils.counters
+    return {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": sum(counters["graph_break"].values())}
 
 
 def _free() -> None:
@@ -162,7 +193,8 @@ def lines(size: str, mode: str, found: dict[str, dict]) -> list[dict]:
         print(
             f"{size:<6} {mode:<9} {variant:<10} {values['images_per_second']:>8.0f} images/s {values['ms']:>8.2f} ms"
             + (f" {values['peak_bytes'] / 1e9:>7.2f} GB" if values["peak_bytes"] else "")
-            + (f" {share:>6.3f} of ViT's speed" if share else ""),
+            + (f" {share:>6.3f} of ViT's speed" if share else "")
+            + (f" {values['gpu_ms']:>8.2f} ms of kernels" if values["gpu_ms"] else ""),
             flush=True,
         )
     return rows

@@ -21,6 +21,10 @@ VALUES = {
     "repeats": 6,
     "images_per_second": 25600.0,
     "peak_bytes": 2 * 10**9,
+    "graphs": 0,
+    "graph_breaks": 0,
+    "gpu_ms": 8.0,
+    "kernels": [],
 }
 
 
@@ -126,8 +130,28 @@ def test_the_time_is_that_of_one_step(monkeypatch):
 
 
 @without_gpu
-def test_without_a_gpu_there_is_no_peak():
-    assert models.peak_bytes(lambda: pytest.fail("nothing to measure")) is None
+def test_without_a_gpu_there_is_no_peak_and_no_profile():
+    nothing = lambda: pytest.fail("nothing to measure")  # noqa: E731
+    assert models.peak_bytes(nothing) is None
+    assert models.gpu_work(nothing) == {"gpu_ms": None, "kernels": None}
+
+
+@pytest.mark.gpu
+def test_kernels_of_a_step_are_counted_and_timed():
+    x = torch.randn(4096, 4096, device="cuda")
+    work = models.gpu_work(lambda: (x @ x, x.relu(), x.relu()), steps=3)
+    assert sorted(kernel["launches"] for kernel in work["kernels"]) == [1, 2]
+    assert work["gpu_ms"] == pytest.approx(sum(kernel["ms"] for kernel in work["kernels"]))
+
+
+def test_a_model_compiles_to_one_graph():
+    models.torch.compiler.reset()
+    before = models._dynamo_counts()
+    training = models.Training(build("grkan"), *batch())
+    training.forward = torch.compile(training.model, backend="aot_eager")
+    training()
+    after = models._dynamo_counts()
+    assert {name: after[name] - before[name] for name in after} == {"graphs": 1, "graph_breaks": 0}
 
 
 def test_each_peak_is_taken_with_the_other_models_off_the_gpu(monkeypatch):
