@@ -1,5 +1,6 @@
 """A visit to a built page: what a reader would see go wrong, as a list of faults."""
 
+import itertools
 from contextlib import contextmanager
 
 READY = """async () => {
@@ -69,7 +70,11 @@ def visit(browser, base, page, scheme, width=1280, vendored=True):
 def move_sliders(tab):
     """Press an arrow key on each slider; returns the sliders without a name and those that move no frame."""
     wrong = []
-    for handle in tab.query_selector_all(".noUi-handle"):
+    for place in itertools.count():
+        handles = tab.query_selector_all(".noUi-handle")  # again each time: one slider may bring others
+        if place >= len(handles):
+            return wrong
+        handle = handles[place]
         name = handle.get_attribute("aria-label")
         before = tab.evaluate(FRAMES)
         at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
@@ -80,4 +85,3 @@ def move_sliders(tab):
             wrong.append("a slider without a name")
         if tab.evaluate(FRAMES) == before:
             wrong.append(f"the slider {name!r} moves no frame")
-    return wrong
