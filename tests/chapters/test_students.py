@@ -157,30 +157,6 @@ def test_a_missing_folder_gets_one_line():
         grade.main([])
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_every_exercise_can_fail_and_can_be_solved(path, environment):
-    """In one run for the time that it takes: each exercise untouched, then solved by what our solution defines."""
-    chapter = notebooks.read(path)
-    solutions = solved(chapter)
-    assembled = grade.assemble(student.for_student(chapter, path.stem), chapter)
-    for check in [item for item in assembled.cells if "check" in notebooks.tags(item)]:
-        again = nbformat.from_dict(check)
-        again.id = f"{check.id[:50]}-solved"
-        solution = nbformat.v4.new_code_cell(solutions[notebooks.exercise(check)])
-        after = assembled.cells.index(check) + 1
-        assembled.cells[after:after] = [solution, again]
-    said = grade.outcomes(assembled, environment)
-    for check in [item for item in assembled.cells if "check" in notebooks.tags(item)]:
-        if check.id.endswith("-solved"):
-            assert said[check.id] == "", check.source
-        else:
-            assert said[check.id].startswith("NotImplementedError"), check.source
-    others = {
-        id: message for id, message in said.items() if message and "check" not in notebooks.tags(cell(assembled, id))
-    }
-    assert others == {}
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_solved_chapter_gets_full_marks_and_an_untouched_one_none(path, environment, tmp_path):

@@ -2,6 +2,7 @@
 
 from .atomics import group_sums, histogram, index_sums, least_time
 from .common import Wrong
+from .diagnosis import same_row_sums, share_of_time, warp_stay, weighted_histogram
 from .first_kernel import gelu_at_the_limit, offset_in_32_bits, silu_strided, which_lane
 from .gradients import denominator_derivatives, rational_backward, right_gradient, sums_at_the_limit
 from .kernels import (
@@ -16,6 +17,7 @@ from .kernels import (
     idle_share,
 )
 from .memory import bank_ways, moving, programs_to_fill, transposed, warp_sectors
+from .numerics import column_sums_compensated, staged_units, sum_repeatable, what_is_lost
 from .rationals import coefficient_count, fit_mish, real_poles, weight_std
 from .splines import basis_by_hand, basis_slope, cheap_edge, count_kan, refine
 
@@ -29,6 +31,7 @@ __all__ = [
     "coefficient_gradients",
     "column_sums_atomic",
     "column_sums_block",
+    "column_sums_compensated",
     "column_sums_copies",
     "column_sums_walking",
     "count_block",
@@ -50,10 +53,17 @@ __all__ = [
     "real_poles",
     "refine",
     "right_gradient",
+    "same_row_sums",
+    "share_of_time",
     "silu_strided",
+    "staged_units",
+    "sum_repeatable",
     "sums_at_the_limit",
     "transposed",
     "warp_sectors",
+    "warp_stay",
     "weight_std",
+    "weighted_histogram",
+    "what_is_lost",
     "which_lane",
 ]
