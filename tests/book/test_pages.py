@@ -75,7 +75,7 @@ def test_page(browser, base, vendored, axe, root, page, scheme, examined_at):
             faults.append("the page scrolls sideways at 360 px")
         if axe:
             tab.set_viewport_size({"width": examined_at, "height": 900})
-            tab.wait_for_timeout(100)
+            tab.wait_for_timeout(500)  # the theme gives what scrolls a tab stop 300 ms after a change of size
             tab.evaluate(UNWRAP)
             tab.evaluate(axe)
             faults += tab.evaluate(VIOLATIONS)
