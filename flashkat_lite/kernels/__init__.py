@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.library import wrap_triton
 from triton import JITFunction, knobs
 from triton.runtime import driver
 
@@ -60,12 +62,25 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+def remembered(plan: Callable) -> Callable:
+    """`plan(shape, …)`, worked out once for each shape; anew where torch.compile traces with sizes that are symbols."""
+    kept = functools.lru_cache(1024)(plan)
+
+    @functools.wraps(plan)
+    def planned(shape: torch.Size, *key):
+        symbolic = any(type(size) is torch.SymInt for size in shape)
+        return (plan if symbolic else kept)(shape, *key)
+
+    return planned
+
+
 class Launch:
     """A launch of a kernel, all but its tensors, which must have the same dtypes and device at every call.
 
     Triton works out at every call which compilation its arguments ask for; this asks once, which makes a call several
     times cheaper for the host. Pointers are expected to be multiples of 16 bytes, as PyTorch's are where no view
-    shifts them; others take Triton's own way, and so does everything while a profiler's hooks look on.
+    shifts them; others take Triton's own way, and so does everything while a profiler's hooks look on. torch.compile
+    writes the launch down and makes it itself.
     """
 
     def __init__(self, kernel: JITFunction, grid: tuple[int, int], scalars: tuple[int, ...], **constants: int):
@@ -74,6 +89,9 @@ class Launch:
         self.run: Callable | None = None
 
     def __call__(self, *tensors: Tensor) -> None:
+        if type(tensors[0]) is FunctionalTensor:
+            wrap_triton(self.kernel)[self.grid](*tensors, *self.scalars, **self.constants)
+            return
         pointers = [t.data_ptr() for t in tensors]
         aligned = math.gcd(16, *pointers) == 16
         if self.run and aligned and not (knobs.runtime.launch_enter_hook.calls or knobs.runtime.launch_exit_hook.calls):

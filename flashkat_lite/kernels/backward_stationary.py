@@ -7,7 +7,6 @@ second, small launch adds the lanes' partial sums in a fixed order: the result i
 Bytes: 3 · rows · D, and 8 (m+1+n) for each lane of the grid. Atomic adds: none.
 """
 
-import functools
 import math
 
 import torch
@@ -23,6 +22,7 @@ from . import (
     capability,
     group_count,
     multiprocessors,
+    remembered,
     sums_like,
     table_stride,
     vector_width,
@@ -249,15 +249,15 @@ def launch_size(x: Tensor) -> tuple[int, int, int, int]:
     return (block, 3, 1, 3) if x.element_size() == 4 else (block, 2, 2, 4)
 
 
-@functools.lru_cache(1024)
+@remembered
 def plan(
-    size: tuple[int, int, int, int], device: torch.device, shape: tuple[int, ...],
+    shape: tuple[int, ...], size: tuple[int, int, int, int], device: torch.device,
     dy_strides: tuple[int, ...], dy_dtype: torch.dtype, x_strides: tuple[int, ...], x_dtype: torch.dtype,
     a_shape: tuple[int, int], a_stride: int, a_dtype: torch.dtype,
     b_shape: tuple[int, int], b_stride: int, b_dtype: torch.dtype,
 ) -> tuple[Launch, int, Launch]:  # fmt: skip
     """Both launches, and the partial sums between them, for x and dy contiguous or of strides [row, 1]: made once."""
-    columns = shape[-1]
+    columns = int(shape[-1])  # a number, also where rows are a symbol
     rows = math.prod(shape[:-1])
     dy_stride, x_stride = (strides[0] if len(shape) == 2 else columns for strides in (dy_strides, x_strides))
     groups, m1, n = max(a_shape[0], b_shape[0]), a_shape[1], b_shape[1]
@@ -300,7 +300,7 @@ def backward_stationary(
     if not (dy.is_contiguous() and x.is_contiguous()):
         dy, x = as_rows(dy), as_rows(x)
     main, partial_sums, last = plan(
-        launch_size(x), x.device, x.shape, dy.stride(), dy.dtype, x.stride(), x.dtype,
+        x.shape, launch_size(x), x.device, dy.stride(), dy.dtype, x.stride(), x.dtype,
         numerator.shape, table_stride(numerator), numerator.dtype,
         denominator.shape, table_stride(denominator), denominator.dtype,
     )  # fmt: skip

@@ -4,7 +4,6 @@ Bytes: each element read once and written once, so the limit is a copy of the sa
 each of VECTOR neighbouring columns of one group, before anything else; the coefficients arrive meanwhile.
 """
 
-import functools
 import math
 
 import torch
@@ -12,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import INTERPRETED, Launch, as_rows, table_stride, vector_width, whole_rows
+from . import INTERPRETED, Launch, as_rows, remembered, table_stride, vector_width, whole_rows
 from .polynomial import horner, load_coefficients, magnitudes, reciprocal, widen
 
 
@@ -51,14 +50,14 @@ def launch_size(x: Tensor) -> tuple[int, int]:
     return (4096, 1) if INTERPRETED else (128, 2)
 
 
-@functools.lru_cache(1024)
+@remembered
 def plan(
-    size: tuple[int, int], shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: torch.device,
+    shape: tuple[int, ...], size: tuple[int, int], strides: tuple[int, ...], dtype: torch.dtype, device: torch.device,
     a_shape: tuple[int, int], a_stride: int, a_dtype: torch.dtype,
     b_shape: tuple[int, int], b_stride: int, b_dtype: torch.dtype,
 ) -> Launch:  # fmt: skip
     """The launch for x of this shape, contiguous or of strides [row, 1], and these tables: made once."""
-    columns = shape[-1]
+    columns = int(shape[-1])  # a number, also where rows are a symbol
     rows = math.prod(shape[:-1])
     x_stride = strides[0] if len(shape) == 2 else columns
     width = columns // max(a_shape[0], b_shape[0])
@@ -82,7 +81,7 @@ def forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     if not x.is_contiguous():
         x = as_rows(x)
     launch = plan(
-        launch_size(x), x.shape, x.stride(), x.dtype, x.device,
+        x.shape, launch_size(x), x.stride(), x.dtype, x.device,
         numerator.shape, table_stride(numerator), numerator.dtype,
         denominator.shape, table_stride(denominator), denominator.dtype,
     )  # fmt: skip

@@ -1,0 +1,1 @@
+import triton_first  # noqa: F401
