@@ -43,7 +43,7 @@ FRAMES = """() => [...document.querySelectorAll(".widget-html-content")]
 
 
 @contextmanager
-def visit(browser, base, page, scheme, width=1280, vendored=True):
+def visit(browser, base, page, scheme="light", width=1280, vendored=True):
     """Open a page until all of it is drawn; yields (tab, faults), with faults of network and console so far."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab, faults = context.new_page(), []

@@ -23,6 +23,7 @@ from flashkat_lite.inspection import inspect_kernel, inspect_many
 from flashkat_lite.kernels import backward_atomic, backward_block, backward_stationary, forward
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
+OLDEST_PAPERS_NEWEST = (75, 90, 120)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MODULES = {
@@ -114,13 +115,14 @@ def label(value):
 
 @pytest.mark.parametrize(("name", "dtype", "degrees", "width"), CASES, ids=label)
 def test_no_spill_wide_loads_and_few_atomics(name, dtype, degrees, width):
-    reports = inspect_many([request(name, dtype, degrees, width, capability) for capability in CAPABILITIES])
+    capabilities = CAPABILITIES if (degrees, width) == ((5, 4), 96) else OLDEST_PAPERS_NEWEST
+    reports = inspect_many([request(name, dtype, degrees, width, capability) for capability in capabilities])
     assert {r.capability: r.spills for r in reports if r.spills} == {}, "bytes spilled, by compute capability"
     constexprs = request(name, dtype, degrees, width, 90)["constexprs"]
     check_loads(name, dtype, degrees, width, reports, max(1, constexprs.get("BLOCK", 0) // 128))
     check_offsets(name, reports[0].ttir)
     coefficients = degrees[0] + 1 + degrees[1]
-    on_90 = reports[CAPABILITIES.index(90)]
+    on_90 = reports[capabilities.index(90)]
     # An atomic is one instruction: once a program in the block kernel, once a lane in the atomic one.
     assert on_90.atomics == (0 if name in ("forward", "stationary") else coefficients)
 
