@@ -44,7 +44,9 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
-    if parser.parse_args().launch:
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="which to run (default: all)")
+    options = parser.parse_args()
+    if options.launch:
         launch_all()
         return 0
     if not torch.cuda.is_available() or shutil.which("compute-sanitizer") is None:
@@ -53,7 +55,7 @@ def main():
     # Each tensor in an allocation of its own, so that a step beyond its end is seen.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     failed = 0
-    for tool in TOOLS:
+    for tool in options.tools:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
         for name in ("forward", "backward", "sum_partials"):
             command += ["--kernel-name", f"kns={name}"]
