@@ -1,7 +1,7 @@
 """The forward pass: y = P(x)/Q(x).
 
 Bytes: each element read once and written once, so the limit is a copy of the same size. A lane loads its two vectors,
-each of VECTOR neighbouring columns of one group, before anything else; the coefficients arrive meanwhile.
+each of VECTOR neighbouring columns of one group, by addresses that need neither group nor coefficients.
 """
 
 import math

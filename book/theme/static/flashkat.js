@@ -49,7 +49,7 @@
   const SCROLLS = ".fk-figure, .fk-scroll, .pst-scrollable-table-container, .highlight pre, .output pre, div.math";
   const sizes = new ResizeObserver((entries) => {
     for (const { target } of entries) {
-      if (target.scrollWidth > target.clientWidth + 1) {
+      if (target.scrollWidth > target.clientWidth) {
         target.tabIndex = 0;
         if (!target.hasAttribute("role")) target.setAttribute("role", "group");
         target.setAttribute("aria-label", "Scrolls sideways");

@@ -16,9 +16,11 @@ from .kernels import (
     counting,
     idle_share,
 )
+from .limit import scale_backward, stages_needed, sum_in_one_launch, whole_grid
 from .memory import bank_ways, moving, programs_to_fill, transposed, warp_sectors
 from .numerics import column_sums_compensated, staged_units, sum_repeatable, what_is_lost
 from .rationals import coefficient_count, fit_mish, real_poles, weight_std
+from .sixteen import conflict_free, silu_backward, two_bounds, unpack_pairs
 from .splines import basis_by_hand, basis_slope, cheap_edge, count_kan, refine
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "column_sums_compensated",
     "column_sums_copies",
     "column_sums_walking",
+    "conflict_free",
     "count_block",
     "count_kan",
     "count_work",
@@ -54,16 +57,23 @@ __all__ = [
     "refine",
     "right_gradient",
     "same_row_sums",
+    "scale_backward",
     "share_of_time",
+    "silu_backward",
     "silu_strided",
     "staged_units",
+    "stages_needed",
+    "sum_in_one_launch",
     "sum_repeatable",
     "sums_at_the_limit",
     "transposed",
+    "two_bounds",
+    "unpack_pairs",
     "warp_sectors",
     "warp_stay",
     "weight_std",
     "weighted_histogram",
     "what_is_lost",
     "which_lane",
+    "whole_grid",
 ]
