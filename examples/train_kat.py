@@ -1,7 +1,7 @@
 """Train a Kolmogorov-Arnold Transformer, or a Vision Transformer, on images: on a CPU, a GPU or many.
 
-python examples/train_kat.py digits                                      a minute on a laptop
-python examples/train_kat.py cifar10 --path DIR --size tiny --compile    one GPU
+python examples/train_kat.py digits --batch 50 --lr 2e-3 --epochs 20    a minute on a laptop
+python examples/train_kat.py cifar10 --path DIR --compile               one GPU
 torchrun --nproc-per-node 4 examples/train_kat.py folder --path IMAGENET --size base --batch 1024 --compile
 
 Killed? Run the same command again. It goes on from the last checkpoint in --out, with the very losses that it would
