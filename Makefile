@@ -7,7 +7,8 @@ else
 PY := .venv/bin/python
 READY := .venv/.ready
 endif
-JOBS ?= auto
+# Tests wait for browsers and for processes of their own: one more at a time than there are cores.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: help book serve test lint execute record lab student grade wheelhouse release-check
 
@@ -31,7 +32,7 @@ serve: book  ## build the pages and serve them on localhost
 test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
 	@$(PY) book/tools/needs.py
 	@$(PY) -m pytest -n $(JOBS) tests/kernels
-	@$(PY) -m pytest -n $(JOBS) tests --ignore=tests/kernels
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal tests --ignore=tests/kernels
 
 lint: $(READY)
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -31,8 +31,11 @@ UNWRAP = """() => {
   });
   for (const word of alike) word.replaceWith(word.textContent);
 }"""
-VIOLATIONS = """async () => (await axe.run({ preload: false, resultTypes: ["violations"] })).violations.flatMap(
-  (rule) => rule.nodes.map((node) => `axe ${rule.id}: ${node.html.slice(0, 160)}`))"""
+VIOLATIONS = """async (rules) => (await axe.run({
+  preload: false, resultTypes: ["violations"], ...(rules.length ? { runOnly: rules } : {}),
+})).violations.flatMap((rule) => rule.nodes.map((node) => `axe ${rule.id}: ${node.html.slice(0, 160)}`))"""
+# What the colours or the width of a page can break; the rest is the same on all.
+OF_LOOKS = ["color-contrast", "link-in-text-block", "meta-viewport", "scrollable-region-focusable", "target-size"]
 
 
 @pytest.fixture(scope="module")
@@ -70,26 +73,24 @@ def test_page(browser, base, vendored, axe, root, page):
 
         def photograph(width, scheme):
             look(width, scheme)
-            tab.screenshot(path=f"{picture}_{scheme}_{width}.png", full_page=True)
+            tab.screenshot(path=f"{picture}_{scheme}_{width}.jpg", type="jpeg", quality=80, full_page=True)
 
-        def examine(width, scheme):
+        def examine(width, scheme, rules=()):
             look(width, scheme)
             tab.wait_for_timeout(500)  # the theme gives what scrolls a tab stop 300 ms after a change of size
-            return tab.evaluate(VIOLATIONS)
+            return tab.evaluate(VIOLATIONS, list(rules))
 
         faults += tab.evaluate(FAULTS)
         photograph(1280, "light")
         faults += move_sliders(tab)
-        photograph(1280, "dark")
         photograph(390, "dark")
-        photograph(390, "light")
         look(360, "light")
         if tab.evaluate(TOO_WIDE):
             faults.append("the page scrolls sideways at 360 px")
         if axe:
             tab.evaluate(UNWRAP)
             tab.evaluate(axe)
-            faults += examine(1280, "light") + examine(390, "dark")
+            faults += examine(1280, "light") + examine(390, "dark", OF_LOOKS)
     assert not faults, "\n".join(dict.fromkeys(faults))
 
 
