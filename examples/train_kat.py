@@ -4,8 +4,9 @@ python examples/train_kat.py digits --batch 50 --lr 2e-3 --epochs 20    a minute
 python examples/train_kat.py cifar10 --path DIR --compile               one GPU
 torchrun --nproc-per-node 4 examples/train_kat.py folder --path IMAGENET --size base --batch 1024 --compile
 
-Killed? Run the same command again. It goes on from the last checkpoint in --out, with the very losses that it would
-have had: what an image's augmentation does depends on seed, epoch and image alone, the order on seed and epoch.
+Killed? Run the same command again. It goes on from the last checkpoint in --out, with the losses that it would have
+had: an image's augmentation depends on seed, epoch and image alone, the order on seed and epoch. On a CPU they are the same
+to the bit; on a GPU as far as PyTorch's own kernels repeat themselves.
 
 "folder" is a folder with train/CLASS/*.jpg and val/CLASS/*.jpg; "cifar10" takes the files that its authors offer, as
 they are; "digits" ships with scikit-learn; "synthetic" is noise of ImageNet's shape, to measure speed. --out gets
@@ -87,7 +88,9 @@ class Folder(Dataset):
             if file.suffix.lower() in IMAGES
         ]
         if not self.files:
-            raise Refused(f"{folder} holds no images: CLASS/FILE was expected, FILE ending in {', '.join(IMAGES)}")
+            raise Refused(
+                f"{folder} holds no images: CLASS/FILE was expected, FILE ending in {', '.join(sorted(IMAGES))}"
+            )
         self.size, self.names, self.classes = size, classes, len(classes)
         self.draws: Tensor | None = None
 
@@ -491,9 +494,11 @@ def stopped_by(run: Run, *signals: signal.Signals):
         signal.signal(number, before[number])
 
     before = {number: signal.signal(number, stop) for number in signals}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # The command

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+import triton
+import triton.language as tl
+from interpreter import interpreted, kernels
 
-from flashkat_lite.lab import checks
+from flashkat_lite.lab import checks, solutions_memory
 
 
 def sectors(first, stride, size, sector=32):
@@ -73,20 +76,8 @@ def test_wrong_turns_are_rejected(wrong, words):
         checks.bank_ways(wrong)
 
 
-@pytest.fixture
-def kernels():
-    """Triton, where it can run: on a GPU or in the interpreter."""
-    pytest.importorskip("triton")
-    from flashkat_lite.kernels import INTERPRETED
-
-    if not INTERPRETED and not torch.cuda.is_available():
-        pytest.skip("Triton was imported without its interpreter")
-
-
 def by_rows(x):
     """A right transpose whose programs take one row each: whole sectors read, single numbers written."""
-    import triton
-    import triton.language as tl
 
     @triton.jit
     def kernel(x_ptr, out_ptr, rows, columns, row_stride, column_stride, BLOCK: tl.constexpr):
@@ -100,10 +91,9 @@ def by_rows(x):
     return out
 
 
-def test_our_transpose_passes(kernels, capsys):
-    from flashkat_lite.lab.solutions_memory import transposed_solution
-
-    checks.transposed(transposed_solution)
+@kernels
+def test_our_transpose_passes(capsys):
+    checks.transposed(solutions_memory.transposed_solution)
     assert "Right:" in capsys.readouterr().out
 
 
@@ -124,8 +114,8 @@ def test_wrong_transposes_are_rejected(wrong, words):
         checks.transposed(wrong)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU does not tell its sectors")
-def test_sectors_are_counted(kernels):
+@interpreted
+def test_sectors_are_counted():
     with pytest.raises(checks.Wrong, match="no store of a kernel was counted"):
         checks.transposed(lambda x: x.T.contiguous())
     with pytest.raises(checks.Wrong, match=r"its stores touch 32,768 sectors.*thin across the stores"):

@@ -1,31 +1,14 @@
 """The checks of chapter 12 accept its solutions and reject common mistakes, each with its reason."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import triton
 import triton.language as tl
+from interpreter import interpreted, kernels
 
-from flashkat_lite.kernels import INTERPRETED
 from flashkat_lite.lab import checks, solutions_numerics
-
-kernels = pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="runs in a process of its own")
-interpreted = pytest.mark.skipif(
-    not INTERPRETED, reason="a GPU does not tell its additions, nor runs programs backwards"
-)
-
-
-@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
-def test_kernels_in_the_interpreter():
-    """Triton is interpreted or not for a whole process; beside a GPU the order of programs is tested here alone."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", "-q", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def staged(terms, lanes, chunk):

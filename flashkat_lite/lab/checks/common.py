@@ -1,7 +1,11 @@
 """What the checks share: the error they raise, and comparisons that say what is wrong and where."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,3 +63,37 @@ def same_tensor(
         f"{expected[where].item():.7g}, got {got[where].item():.7g} (allowed: ±{bound[where].item():.2g})."
         + (f" Likely cause: {cause}." if cause else "")
     )
+
+
+# What the interpreter calls for an access to memory, and which arguments are its pointers and its mask.
+ACCESSES = {
+    "load": ("create_masked_load", 0, 1),
+    "store": ("create_masked_store", 0, 2),
+    "add": ("create_atomic_rmw", 1, 3),
+}
+
+
+@contextlib.contextmanager
+def watching(**tell: Callable[[np.ndarray, int], None]) -> Iterator[None]:
+    """Be told of each access of the kernels that run inside; in the interpreter only (a GPU does not tell).
+
+    tell: load, store or add (atomically), each a function of the active lanes' addresses [n] and an element's bytes.
+    """
+    from triton.runtime.interpreter import interpreter_builder
+
+    def watched(kind: str, told: Callable) -> Any:
+        name, pointers_at, mask_at = ACCESSES[kind]
+        original = getattr(interpreter_builder, name)
+
+        def access(*arguments):
+            pointers, mask = arguments[pointers_at], arguments[mask_at]
+            active = np.asarray(pointers.data)[np.asarray(mask.data).astype(bool)]
+            told(active, pointers.get_element_ty().primitive_bitwidth // 8)
+            return original(*arguments)
+
+        return mock.patch.object(interpreter_builder, name, access)
+
+    with contextlib.ExitStack() as stack:
+        for kind, told in tell.items():
+            stack.enter_context(watched(kind, told))
+        yield

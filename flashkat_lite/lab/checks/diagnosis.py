@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flashkat_lite import hardware
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor
+from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
 from .kernels import counting
 
 
@@ -71,21 +71,14 @@ class Loads:
 @contextlib.contextmanager
 def watching_loads() -> Iterator[Loads]:
     """Count the loads of kernels that run inside; in the interpreter only."""
-    from triton.runtime.interpreter import interpreter_builder
+    loads = Loads()
 
-    loads, original = Loads(), interpreter_builder.create_masked_load
+    def load(addresses, _):
+        loads.elements += addresses.size
+        loads.addresses.update(addresses.tolist())
 
-    def create_masked_load(pointers, mask, *rest):
-        active = pointers.data[mask.data.astype(bool)]
-        loads.elements += active.size
-        loads.addresses.update(active.ravel().tolist())
-        return original(pointers, mask, *rest)
-
-    interpreter_builder.create_masked_load = create_masked_load
-    try:
+    with watching(load=load):
         yield loads
-    finally:
-        interpreter_builder.create_masked_load = original
 
 
 def _row(columns: int, seed: int) -> Tensor:

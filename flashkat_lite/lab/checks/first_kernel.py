@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flashkat_lite import hardware
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor
+from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
 
 MARGIN = 8192  # elements of NaN on either side of an input
 
@@ -77,28 +77,18 @@ class _Traffic:
 @contextlib.contextmanager
 def _traffic(x: Tensor) -> Iterator[_Traffic]:
     """Count the elements of x's memory that are loaded, and all that are stored, by the kernels that run inside."""
-    from triton.runtime.interpreter import interpreter_builder
-
     count = _Traffic()
-    load, store = interpreter_builder.create_masked_load, interpreter_builder.create_masked_store
     first = x.data_ptr() - MARGIN * x.element_size()
     last = first + (2 * MARGIN + x.numel()) * x.element_size()
 
-    def create_masked_load(pointers, mask, *rest):
-        active = pointers.data[mask.data.astype(bool)]
-        count.loads += int(((active >= first) & (active < last)).sum())
-        return load(pointers, mask, *rest)
+    def load(addresses, _):
+        count.loads += int(((addresses >= first) & (addresses < last)).sum())
 
-    def create_masked_store(pointers, value, mask, *rest):
-        count.stores += int(mask.data.astype(bool).sum())
-        return store(pointers, value, mask, *rest)
+    def store(addresses, _):
+        count.stores += addresses.size
 
-    interpreter_builder.create_masked_load = create_masked_load
-    interpreter_builder.create_masked_store = create_masked_store
-    try:
+    with watching(load=load, store=store):
         yield count
-    finally:
-        interpreter_builder.create_masked_load, interpreter_builder.create_masked_store = load, store
 
 
 def _surrounded(rows: int, columns: int, dtype: torch.dtype, seed: int) -> Tensor:

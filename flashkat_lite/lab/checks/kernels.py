@@ -10,7 +10,7 @@ from torch import Tensor
 from flashkat_lite import hardware
 from flashkat_lite.reference import gradient_terms, rational_gradients
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor
+from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
 
 
 @dataclass
@@ -24,21 +24,14 @@ class Count:
 @contextlib.contextmanager
 def counting() -> Iterator[Count]:
     """Count the atomic adds of the kernels that run inside; in the interpreter only (a GPU does not tell)."""
-    from triton.runtime.interpreter import interpreter_builder
+    count = Count()
 
-    count, original = Count(), interpreter_builder.create_atomic_rmw
+    def add(addresses, _):
+        count.adds += addresses.size
+        count.addresses.update(addresses.tolist())
 
-    def create_atomic_rmw(operation, pointer, value, mask, *rest):
-        active = pointer.data[mask.data.astype(bool)]
-        count.adds += active.size
-        count.addresses.update(active.ravel().tolist())
-        return original(operation, pointer, value, mask, *rest)
-
-    interpreter_builder.create_atomic_rmw = create_atomic_rmw
-    try:
+    with watching(add=add):
         yield count
-    finally:
-        interpreter_builder.create_atomic_rmw = original
 
 
 def _surrounded(rows: int, columns: int, dtype: torch.dtype, seed: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flashkat_lite import hardware
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor
+from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
 
 SECTOR = 32  # bytes
 
@@ -28,33 +28,18 @@ class Traffic:
 @contextlib.contextmanager
 def moving() -> Iterator[Traffic]:
     """Count the sectors of the kernels that run inside, load by load; in the interpreter only (a GPU does not tell)."""
-    from triton.runtime.interpreter import interpreter_builder
-
     traffic = Traffic()
-    load, store = interpreter_builder.create_masked_load, interpreter_builder.create_masked_store
 
-    def touched(pointers, mask) -> tuple[int, int]:
-        active = np.asarray(pointers.data)[np.asarray(mask.data).astype(bool)]
-        return np.unique(active // SECTOR).size, active.size * pointers.get_element_ty().primitive_bitwidth // 8
+    def load(addresses, size):
+        traffic.loads += np.unique(addresses // SECTOR).size
+        traffic.bytes_loaded += addresses.size * size
 
-    def create_masked_load(pointers, mask, *rest):
-        sectors, nbytes = touched(pointers, mask)
-        traffic.loads += sectors
-        traffic.bytes_loaded += nbytes
-        return load(pointers, mask, *rest)
+    def store(addresses, size):
+        traffic.stores += np.unique(addresses // SECTOR).size
+        traffic.bytes_stored += addresses.size * size
 
-    def create_masked_store(pointers, value, mask, *rest):
-        sectors, nbytes = touched(pointers, mask)
-        traffic.stores += sectors
-        traffic.bytes_stored += nbytes
-        return store(pointers, value, mask, *rest)
-
-    interpreter_builder.create_masked_load = create_masked_load
-    interpreter_builder.create_masked_store = create_masked_store
-    try:
+    with watching(load=load, store=store):
         yield traffic
-    finally:
-        interpreter_builder.create_masked_load, interpreter_builder.create_masked_store = load, store
 
 
 def warp_sectors(f: Callable[[int, int, int], int]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flashkat_lite import hardware
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor
+from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
 
 MARGIN = 8192  # elements of NaN on either side of an input
 RATE = 132 * 4 * 32 * 1.98e9  # instructions of lanes a second, of an H200
@@ -88,23 +88,15 @@ class _Loads:
 
 @contextlib.contextmanager
 def _loads(x: Tensor) -> Iterator[_Loads]:
-    from triton.runtime.interpreter import interpreter_builder
-
-    count, load = _Loads(), interpreter_builder.create_masked_load
+    count = _Loads()
     first, last = x.data_ptr(), x.data_ptr() + x.nbytes
 
-    def create_masked_load(pointers, mask, *rest):
-        active = pointers.data[mask.data.astype(bool)]
-        size = pointers.get_element_ty().primitive_bitwidth // 8
-        mine = int(((active >= first) & (active < last)).sum())
+    def load(addresses, size):
+        mine = int(((addresses >= first) & (addresses < last)).sum())
         count.of[size] = count.of.get(size, 0) + mine
-        return load(pointers, mask, *rest)
 
-    interpreter_builder.create_masked_load = create_masked_load
-    try:
+    with watching(load=load):
         yield count
-    finally:
-        interpreter_builder.create_masked_load = load
 
 
 def _surrounded(values: Tensor) -> Tensor:
