@@ -5,8 +5,8 @@ python examples/train_kat.py cifar10 --path DIR --compile               one GPU
 torchrun --nproc-per-node 4 examples/train_kat.py folder --path IMAGENET --size base --batch 1024 --compile
 
 Killed? Run the same command again. It goes on from the last checkpoint in --out, with the losses that it would have
-had: an image's augmentation depends on seed, epoch and image alone, the order on seed and epoch. On a CPU they are the same
-to the bit; on a GPU as far as PyTorch's own kernels repeat themselves.
+had: an image's augmentation depends on seed, epoch and image alone, the order on seed and epoch. On a CPU they are the
+same to the bit; on a GPU as far as PyTorch's own kernels repeat themselves.
 
 "folder" is a folder with train/CLASS/*.jpg and val/CLASS/*.jpg; "cifar10" takes the files that its authors offer, as
 they are; "digits" ships with scikit-learn; "synthetic" is noise of ImageNet's shape, to measure speed. --out gets
