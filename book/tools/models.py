@@ -29,17 +29,19 @@ VARIANTS = {
     "kat": {"mlp": "grkan", "backward": "stationary"},
     "kat-block": {"mlp": "grkan", "backward": "block"},
 }
-# In the order of measuring. Compiling is slow, and the block kernel's share shows in eager mode.
-MODES = {"eager": tuple(VARIANTS), "compiled": ("vit", "kat")}
+# In the order of measuring. Compiling is slow, and the block kernel's share shows in eager mode. "graphs" is compiled
+# with CUDA graphs: a small model's step is launched faster than the host could launch its kernels one by one.
+MODES = {"eager": tuple(VARIANTS), "compiled": ("vit", "kat"), "graphs": ("vit", "kat")}
+COMPILE = {"compiled": {}, "graphs": {"mode": "reduce-overhead"}}
 STEPS, ROUNDS = 5, 6  # steps in a turn, turns of each variant
 
 
 class Training:
     """One model in training on one batch: a call makes one step and returns the loss, without waiting for the GPU."""
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, compiled: bool = False):
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, mode: str = "eager"):
         self.model, self.images, self.labels = model, images, labels
-        self.forward = torch.compile(model, dynamic=False) if compiled else model
+        self.forward = model if mode == "eager" else torch.compile(model, dynamic=False, **COMPILE[mode])
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def __call__(self) -> Tensor:
@@ -51,7 +53,7 @@ class Training:
         return loss.detach()
 
     def to(self, device: str | torch.device) -> None:
-        """Move the weights and the optimizer's state, not the batch; what was compiled stays valid on its device."""
+        """Move the weights and the optimizer's state, not the batch; what was compiled stays valid, CUDA graphs are recorded anew."""
         self.model.to(device)
         for state in self.optimizer.state.values():
             state.update({name: value.to(device) for name, value in state.items()})
@@ -117,7 +119,7 @@ def measure(
     images: Tensor,
     labels: Tensor,
     *,
-    compiled: bool = False,
+    mode: str = "eager",
     steps: int = STEPS,
     rounds: int = ROUNDS,
 ) -> dict[str, dict[str, float | int | None]]:
@@ -134,7 +136,7 @@ def measure(
         training = None
         before = _dynamo_counts()
         try:
-            training = Training(build().to(device), images, labels, compiled)
+            training = Training(build().to(device), images, labels, mode)
             warm_up(training)
             graphs[name] = {what: count - before[what] for what, count in _dynamo_counts().items()}
             peaks[name] = peak_bytes(training)
@@ -188,7 +190,7 @@ def lines(size: str, mode: str, found: dict[str, dict]) -> list[dict]:
     rows = []
     for variant, values in found.items():
         share = found["vit"]["ms"] / values["ms"] if "vit" in found else None
-        row = {"size": size, "variant": variant, "backward": None, **VARIANTS[variant], "compiled": mode == "compiled"}
+        row = {"size": size, "variant": variant, "backward": None, **VARIANTS[variant], "mode": mode}
         rows.append({**row, **values, "fraction_of_vit": share})
         print(
             f"{size:<6} {mode:<9} {variant:<10} {values['images_per_second']:>8.0f} images/s {values['ms']:>8.2f} ms"
@@ -220,7 +222,9 @@ def _settings(record: dict) -> dict:
 
 
 def _key(row: dict) -> tuple[int, int, int]:
-    return list(SIZES).index(row["size"]), row["compiled"], list(VARIANTS).index(row["variant"])
+    return tuple(
+        list(kind).index(row[name]) for name, kind in zip(("size", "mode", "variant"), (SIZES, MODES, VARIANTS))
+    )
 
 
 def write(path: Path, record: dict) -> None:
@@ -238,7 +242,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny, eager, few turns; writes nothing without --out")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="default: all")
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: all; compiled, vit and kat only")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, help="default: all; compiled or in graphs, vit and kat"
+    )
     parser.add_argument("--batch", type=int, default=BATCH, help=f"images in a step (default: {BATCH})")
     options = parser.parse_args(arguments)
     options.command = _command(options)
@@ -287,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
         for size in options.sizes:
             torch.compiler.reset()
             models = builders(size, [v for v in options.variants if v in MODES[mode]])
-            found = measure(models, images, labels, compiled=mode == "compiled", steps=steps, rounds=rounds)
+            found = measure(models, images, labels, mode=mode, steps=steps, rounds=rounds)
             record["data"]["results"] += lines(size, mode, found)
             _free()
             if out:

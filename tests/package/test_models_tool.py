@@ -196,10 +196,12 @@ def test_a_model_that_is_too_large_is_left_out_and_named(capsys):
 def test_compiled_training_goes_through_torch_compile(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "compile", lambda model, **options: seen.append(options) or model)
-    models.measure({"kat": lambda: build("grkan")}, *batch(), compiled=True, steps=1, rounds=1)
+    models.measure({"kat": lambda: build("grkan")}, *batch(), mode="compiled", steps=1, rounds=1)
     assert seen == [{"dynamic": False}]
+    models.measure({"kat": lambda: build("grkan")}, *batch(), mode="graphs", steps=1, rounds=1)
+    assert seen[1:] == [{"dynamic": False, "mode": "reduce-overhead"}]
     models.measure({"kat": lambda: build("grkan")}, *batch(), steps=1, rounds=1)
-    assert len(seen) == 1
+    assert len(seen) == 2
 
 
 def test_the_variants_are_vit_and_kat_with_two_backwards_at_each_size(monkeypatch):
@@ -211,7 +213,7 @@ def test_the_variants_are_vit_and_kat_with_two_backwards_at_each_size(monkeypatc
             "kat": {**SIZES[size], "mlp": "grkan", "backward": "stationary"},
             "kat-block": {**SIZES[size], "mlp": "grkan", "backward": "block"},
         }
-    assert models.MODES == {"eager": ("vit", "kat", "kat-block"), "compiled": ("vit", "kat")}
+    assert models.MODES == {"eager": ("vit", "kat", "kat-block"), "compiled": ("vit", "kat"), "graphs": ("vit", "kat")}
 
 
 def test_lines_hold_the_speed_relative_to_vit_in_the_same_turns(capsys):
@@ -221,7 +223,7 @@ def test_lines_hold_the_speed_relative_to_vit_in_the_same_turns(capsys):
     printed = capsys.readouterr().out.splitlines()
     assert "25600 images/s" in printed[1] and "2.00 GB" in printed[1] and "0.900 of ViT" in printed[1]
     [alone] = models.lines("base", "compiled", {"kat": {"ms": 10.0, **VALUES, "peak_bytes": None}})
-    assert alone["fraction_of_vit"] is None and alone["compiled"] and "GB" not in capsys.readouterr().out
+    assert alone["fraction_of_vit"] is None and alone["mode"] == "compiled" and "GB" not in capsys.readouterr().out
 
 
 # The record
@@ -232,8 +234,8 @@ def on_a_gpu(monkeypatch, tmp_path):
     """main() as on an H200 whose measurements are made up; `on_a_gpu.asked` lists them, `.ms` is the next figure."""
     made = types.SimpleNamespace(asked=[], ms=10.0, date="2026-01-01", verified=[])
 
-    def measure(built, images, labels, *, compiled, steps, rounds):
-        made.asked.append(("compiled" if compiled else "eager", list(built), rounds))
+    def measure(built, images, labels, *, mode, steps, rounds):
+        made.asked.append((mode, list(built), rounds))
         return {name: {"ms": made.ms, **VALUES} for name in built}
 
     def provenance():
@@ -258,9 +260,11 @@ def test_a_whole_run_makes_a_good_record_of_every_size_mode_and_variant(on_a_gpu
     found = on_a_gpu.read()
     assert record.problems(found, on_a_gpu.path) == []
     assert found["command"] == "python book/tools/models.py" and found["data"]["batch"] == 256
-    rows = [(row["size"], row["compiled"], row["variant"]) for row in found["data"]["results"]]
-    assert len(rows) == len(set(rows)) == 3 * (3 + 2)
-    assert [mode for mode, *_ in on_a_gpu.asked] == ["eager"] * 3 + ["compiled"] * 3, "what compiles comes last"
+    rows = [(row["size"], row["mode"], row["variant"]) for row in found["data"]["results"]]
+    assert len(rows) == len(set(rows)) == 3 * (3 + 2 + 2)
+    assert [mode for mode, *_ in on_a_gpu.asked] == ["eager"] * 3 + ["compiled"] * 3 + ["graphs"] * 3, (
+        "what compiles comes last"
+    )
     assert on_a_gpu.verified == [["stationary", "block"]]
     assert list(on_a_gpu.path.parent.iterdir()) == [on_a_gpu.path]
 
@@ -275,11 +279,11 @@ def test_runs_that_split_the_work_add_up_and_a_new_one_replaces_what_it_measured
     on_a_gpu.ms = 20.0
     models.main(["--sizes", "small", "--modes", "eager"])
     data = on_a_gpu.read()["data"]["results"]
-    assert len(data) == 15
+    assert len(data) == 21
     for row in data:
-        assert row["ms"] == (20.0 if row["size"] == "small" and not row["compiled"] else 10.0)
+        assert row["ms"] == (20.0 if row["size"] == "small" and row["mode"] == "eager" else 10.0)
     models.main([])
-    assert len(on_a_gpu.read()["data"]["results"]) == 15
+    assert len(on_a_gpu.read()["data"]["results"]) == 21
     assert on_a_gpu.read()["command"] == "python book/tools/models.py", "it replaced all that the others measured"
 
 
