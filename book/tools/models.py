@@ -53,7 +53,9 @@ class Training:
         return loss.detach()
 
     def to(self, device: str | torch.device) -> None:
-        """Move the weights and the optimizer's state, not the batch; what was compiled stays valid, CUDA graphs are recorded anew."""
+        """Move the weights and the optimizer's state, not the batch. What was compiled stays valid on its device, CUDA
+        graphs are recorded anew.
+        """
         self.model.to(device)
         for state in self.optimizer.state.values():
             state.update({name: value.to(device) for name, value in state.items()})
@@ -139,7 +141,8 @@ def measure(
             training = Training(build().to(device), images, labels, mode)
             warm_up(training)
             graphs[name] = {what: count - before[what] for what, count in _dynamo_counts().items()}
-            peaks[name] = peak_bytes(training)
+            # A CUDA graph's memory is its own: the allocator does not see it.
+            peaks[name] = None if mode == "graphs" else peak_bytes(training)
             trainings[name] = training
         except torch.OutOfMemoryError:
             print(f"  {name} left out: not enough memory on this GPU", flush=True)
