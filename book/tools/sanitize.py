@@ -20,7 +20,12 @@ SHAPES = (
 
 
 def launch_all():
-    """Every kernel once at each shape, x and dy contiguous and as columns of wider tensors."""
+    """Every kernel once at each shape, x and dy contiguous and as columns of wider tensors.
+
+    Inputs are made on the CPU: the fewer kernels of PyTorch's run, the less there is to instrument.
+    """
+    import time
+
     import torch
 
     from flashkat_lite import ops
@@ -29,14 +34,15 @@ def launch_all():
     torch.manual_seed(0)
     for rows, columns, groups, (m, n), dtype in SHAPES:
         dtype = getattr(torch, dtype)
-        a, b = torch.randn(groups, m + 1, device="cuda"), torch.randn(groups, n, device="cuda")
-        wide = torch.randn(2, rows, columns + 24, device="cuda").to(dtype)
-        for x, dy in (wide[:, :, :columns].contiguous(), wide[:, :, :columns]):
+        start = time.perf_counter()
+        a, b = torch.randn(groups, m + 1).cuda(), torch.randn(groups, n).cuda()
+        wide = torch.randn(2, rows, columns + 24).to(dtype)
+        for x, dy in (wide[:, :, :columns].contiguous().cuda(), wide.cuda()[:, :, :columns]):
             forward(x, a, b)
             for backward in ops.BACKWARDS.values():
                 backward(dy, x, a, b)
-    torch.cuda.synchronize()
-    print(f"{len(SHAPES)} shapes ran")
+        torch.cuda.synchronize()
+        print(f"{rows} × {columns}, {dtype}: {time.perf_counter() - start:.1f} s", flush=True)
 
 
 def main():
@@ -57,13 +63,12 @@ def main():
     failed = 0
     for tool in options.tools:
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-        for name in ("forward", "backward", "sum_partials"):
-            command += ["--kernel-name", f"kns={name}"]
-        done = subprocess.run([*command, sys.executable, __file__, "--launch"], env=environment, capture_output=True)
-        lines = done.stdout.decode(errors="replace").strip().splitlines()
-        print(f"{tool}: exit {done.returncode}; " + " ".join(lines[-2:]), flush=True)
-        if done.returncode:
-            print("\n".join(lines[-40:]), done.stderr.decode(errors="replace")[-2000:])
+        if tool != "initcheck":  # which must see every write, PyTorch's zeros too
+            for name in ("forward", "backward", "sum_partials"):
+                command += ["--kernel-name", f"kns={name}"]
+        print(f"{tool} …", flush=True)
+        done = subprocess.run([*command, sys.executable, __file__, "--launch"], env=environment)
+        print(f"{tool}: exit {done.returncode}", flush=True)
         failed += done.returncode != 0
     return 1 if failed else 0
 
