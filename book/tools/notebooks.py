@@ -21,6 +21,8 @@ WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # After "at", or as Linux hands them out; a mask or a constant in a PTX listing stays.
 ADDRESS = re.compile(r"(?<=\bat )0x[0-9a-fA-F]{6,16}\b|\b0x(?:7f|5[4-6])[0-9a-f]{10}\b")
 SAVED_ON = re.compile(r"\n?[ \t]*<dc:date>[^<]*</dc:date>")
+# As Python prints it: where, of which kind, and the line of source below. It differs from machine to machine.
+WARNING = re.compile(r"^\S+\.py:\d+: \w*Warning: .*\n?(?:[ \t]+.*\n?)*", re.MULTILINE)
 TRANSIENT = ("execution", "ExecuteTime", "trusted")
 
 
@@ -95,18 +97,28 @@ def text(notebook):
 
 
 def canonical(notebook):
-    """The notebook without what differs from run to run: times, addresses, widget ids, the kernel's own description."""
+    """The notebook without what differs from run to run and from machine to machine.
+
+    That is times, addresses, widget ids, the kernel's own description and the warnings of libraries.
+    """
     notebook = nbformat.from_dict(notebook)
     for cell in notebook.cells:
         for key in TRANSIENT:
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
-            cell.outputs = [_settle(output) for output in _merge_streams(cell.outputs)]
+            cell.outputs = [_settle(output) for output in _merge_streams(_without_warnings(cell.outputs))]
     notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata.language_info = {"name": "python"}
     if "widgets" in notebook.metadata:
         notebook.metadata.widgets = _settle(notebook.metadata.widgets)
     return _number_widgets(notebook)
+
+
+def _without_warnings(outputs):
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            output.text = WARNING.sub("", output.text)
+    return [output for output in outputs if output.output_type != "stream" or output.text]
 
 
 def _merge_streams(outputs):

@@ -240,3 +240,18 @@ def test_a_module_that_is_gone_stales_its_users(notebook, code, package):
     before = notebooks.package_sha256(made, package.root)
     (package.root / "flashkat_lite/kernels/backward_a.py").unlink()
     assert notebooks.package_sha256(made, package.root) != before
+
+
+def test_the_warnings_of_libraries_are_no_part_of_a_chapter():
+    warning = (
+        "/opt/lib/torch/profiler.py:224: UserWarning: Profiler clears events.To keep them, set acc_events=True.\n"
+        "  _warn_once(\n"
+    )
+    made = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("f()", id="a"), nbformat.v4.new_code_cell("g()", id="b")]
+    )
+    made.cells[0].outputs = [stream("stdout", "1\n"), stream("stderr", warning)]
+    made.cells[1].outputs = [stream("stderr", f"first\n{warning}last\n"), stream("stdout", warning)]
+    first, second = ([(o.name, o.text) for o in cell.outputs] for cell in notebooks.canonical(made).cells)
+    assert first == [("stdout", "1\n")]
+    assert sorted(second) == [("stderr", "first\nlast\n"), ("stdout", warning)], "what a chapter prints itself stays"
