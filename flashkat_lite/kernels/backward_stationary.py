@@ -238,9 +238,8 @@ def sum_partials_kernel(
 def launch_size(x: Tensor) -> tuple[int, int, int, int]:
     """(lanes in a program of 4 warps, programs on a multiprocessor, UNROLL, STAGES), measured on an H200.
 
-    Few programs, all there at once, two lanes in a thread: a thread that goes on with its own instructions finds its
-    operands in the reuse cache more often than one that takes turns with many others. float32 waits for memory and
-    wants three of them; with 16 bits the ports of the registers are the scarce thing, and two rows at a time help.
+    Few programs, all there at once, two lanes in a thread, were the fastest in a sweep. float32 waits for memory and
+    wants three of them; with 16 bits issue, perhaps the ports of the registers, is scarce, and two rows at a time help.
     Blackwell's compiler pairs multiply-adds, and would spill with two lanes in a thread.
     """
     if INTERPRETED:

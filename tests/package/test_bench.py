@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ pytest.importorskip("triton")
 
 from flashkat_lite import bench, hardware
 
+ROOT = Path(__file__).resolve().parents[2]
 
 def line(what, ms, columns=768, dtype="float32"):
     return dict(what=what, ms=ms, columns=columns, dtype=dtype)
@@ -74,3 +76,17 @@ def test_other_shapes_and_the_sweep_run_in_the_interpreter():
     assert shapes[0]["per_byte"] == shapes[1]["per_byte"] == 1
     assert [line["kernel"] for line in found] == ["forward", "backward"]
     assert all(line["slower"] >= 0 and len(line["all"]) == 2 for line in found)
+
+
+def test_the_committed_sweep_finds_the_launch_rule_within_three_per_cent_of_the_best():
+    from flashkat_lite.kernels import INTERPRETED, backward_stationary, forward
+
+    kept = json.loads((ROOT / "book" / "data" / "h200" / "sweep.json").read_text(encoding="utf-8"))["data"]
+    rows = {(row["kernel"], row["columns"], row["dtype"]): row for row in kept["results"]}
+    assert len(rows) == len(kept["results"]) == 2 * 3 * 2 and kept["rows"] == 1024 * 197
+    for (kernel, columns, dtype), row in rows.items():
+        assert row["slower"] <= 0.03 and len(row["all"]) > 6, row
+        rule = (forward if kernel == "forward" else backward_stationary).launch_size
+        like = torch.empty(1, columns, dtype=getattr(torch, dtype), device="meta")
+        if not INTERPRETED:
+            assert row["rule"] == list(rule(like)), "the rule has changed: sweep again"
