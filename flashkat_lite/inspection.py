@@ -1,9 +1,12 @@
 """Compile a kernel for a GPU that need not be there, and read what came out: registers, spills, PTX, SASS.
 
-Works beside the interpreter, because each compilation runs in a process of its own: Triton's language is decorated
-once, when it is imported, for the interpreter or for the compiler.
+Works beside the interpreter, because compilations run in processes of their own: Triton's language is decorated once,
+when it is imported, for the interpreter or for the compiler. The processes stay for the next request, since starting
+one takes longer than most compilations.
 """
 
+import atexit
+import contextlib
 import inspect
 import json
 import os
@@ -12,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +25,7 @@ from typing import Any
 
 ELEMENTS = ("x_ptr", "dy_ptr", "y_ptr", "dx_ptr")  # pointers that follow the activation's dtype; the rest are float32
 AMD_FACTS = ("vgpr_count", "private_segment_fixed_size")
+CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -103,20 +109,78 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
             path = Path(folder) / f"kernel_{i}.py"
             path.write_text(source_of(kernel))
             jobs.append(request | dict(path=str(path), name=kernel.fn.__name__))
-        shares = [jobs[i :: os.cpu_count() or 1] for i in range(min(len(jobs), os.cpu_count() or 1))]
-        with ThreadPoolExecutor(len(shares)) as pool:
-            done = list(pool.map(_compile_apart, shares))
-    return [Report(**done[i % len(shares)][i // len(shares)]) for i in range(len(jobs))]
+        # AMD's targets switch our assembly off in the process that compiles for them, which is then of no further use.
+        apart, pooled = (
+            [i for i, job in enumerate(jobs) if isinstance(job["capability"], str) == amd] for amd in (True, False)
+        )
+        shares = [[i] for i in apart] + [pooled[k::CORES] for k in range(min(len(pooled), CORES))]
+        with ThreadPoolExecutor(max(len(shares), 1)) as pool:
+            tasks = [([jobs[i] for i in share], share[0] not in apart) for share in shares]
+            done = list(pool.map(lambda task: _compile_elsewhere(*task), tasks))
+    reports = {i: facts for share, found in zip(shares, done) for i, facts in zip(share, found)}
+    return [Report(**reports[i]) for i in range(len(jobs))]
 
 
-def _compile_apart(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+class _Compiler:
+    """A process that compiles: a line of JSON asks, a line answers. It ends with its input, or with ours."""
+
+    def __init__(self, environment: dict[str, str]):
+        self.environment, self.owner = environment, os.getpid()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close()
+        command = [sys.executable, "-m", "flashkat_lite.inspection"]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.process = subprocess.Popen(command, env=environment, **pipes)
+
+    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):  # the compiler took its process down: LLVM does
+            self.process.wait()
+            self.errors.seek(0)
+            words = self.errors.read().decode(errors="replace").strip()
+            return {"error": words or f"the compiler's process ended with {self.process.returncode}"}
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # of a process that is no more
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+        self.errors.close()
+
+
+_idle: list[_Compiler] = []
+_lock = threading.Lock()
+
+
+def _compile_elsewhere(jobs: list[dict[str, Any]], keep: bool) -> list[dict[str, Any]]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"TRITON_DISABLE_LINE_INFO": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-m", "flashkat_lite.inspection"]
-    done = subprocess.run(command, input=json.dumps(jobs), env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip()[-4000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    with _lock:
+        fits = [c for c in _idle if (c.environment, c.owner) == (environment, os.getpid())] if keep else []
+        if fits:
+            _idle.remove(fits[-1])
+    compiler = fits[-1] if fits else _Compiler(environment)
+    done = []
+    for job in jobs:
+        done.append(compiler(job))
+        if "error" in done[-1]:
+            compiler.close()
+            raise RuntimeError(done[-1]["error"][-4000:])
+    if keep:
+        with _lock:
+            _idle.append(compiler)
+    else:
+        compiler.close()
+    return done
+
+
+@atexit.register
+def _close() -> None:
+    for compiler in _idle:
+        if compiler.owner == os.getpid():
+            compiler.close()
 
 
 def source_of(kernel: Any) -> str:
@@ -214,5 +278,15 @@ def _disassemble(cubin: bytes) -> tuple[int, int, str]:
     return registers, stack + local, sass
 
 
+def _serve() -> None:
+    answers, sys.stdout = sys.stdout, sys.stderr  # what a kernel's module prints is no answer
+    for line in sys.stdin:
+        try:
+            answer = _compile(json.loads(line))
+        except Exception:
+            answer = {"error": traceback.format_exc()}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps([_compile(job) for job in json.load(sys.stdin)]))
+    _serve()

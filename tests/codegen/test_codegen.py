@@ -19,6 +19,7 @@ if sys.platform != "linux":
 import torch
 import triton
 
+from flashkat_lite import inspection
 from flashkat_lite.inspection import inspect_kernel, inspect_many
 from flashkat_lite.kernels import backward_atomic, backward_block, backward_stationary, forward
 
@@ -278,3 +279,22 @@ def shapes_that_do_not_fit(x_ptr, BLOCK: triton.language.constexpr):
 def test_a_compile_error_says_what_the_compiler_said():
     with pytest.raises(RuntimeError, match=r"(?s)shapes_that_do_not_fit.*make_shape_compatible"):
         inspect_kernel(shapes_that_do_not_fit, dict(BLOCK=64))
+
+
+def test_the_compilers_processes_are_kept_and_one_that_dies_is_replaced(monkeypatch):
+    requests = [request("atomic", "fp32", (n, 1), 96, 90) for n in (2, 3)]
+    inspect_many(requests)
+    kept = {compiler.process.pid for compiler in inspection._idle}
+    assert [report.atomics for report in inspect_many(requests)] == [4, 5]
+    assert {compiler.process.pid for compiler in inspection._idle} == kept
+    for compiler in inspection._idle:
+        compiler.process.kill()
+    with pytest.raises(RuntimeError, match="ended with -9"):
+        inspect_many(requests[:1])
+    while inspection._idle:
+        with pytest.raises(RuntimeError, match="ended with -9"):
+            inspect_many(requests[:1])
+    assert inspect_many(requests[:1])[0].atomics == 4
+    monkeypatch.setenv("TRITON_CACHE_DIR", os.environ.get("TRITON_CACHE_DIR", os.path.expanduser("~/.triton/cache")))
+    assert inspect_many(requests[:1])[0].atomics == 4, "other settings, another process"
+    assert len({tuple(compiler.environment.items()) for compiler in inspection._idle}) == 2

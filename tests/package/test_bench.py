@@ -15,6 +15,7 @@ from flashkat_lite import bench, hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 
+
 def line(what, ms, columns=768, dtype="float32"):
     return dict(what=what, ms=ms, columns=columns, dtype=dtype)
 
