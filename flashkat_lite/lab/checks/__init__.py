@@ -3,6 +3,7 @@
 from .atomics import group_sums, histogram, index_sums, least_time
 from .common import Wrong
 from .diagnosis import same_row_sums, share_of_time, warp_stay, weighted_histogram
+from .elsewhere import column_sums_strided, layernorm_backward, two_level_traffic, weighted_bincount
 from .first_kernel import gelu_at_the_limit, offset_in_32_bits, silu_strided, which_lane
 from .gradients import denominator_derivatives, rational_backward, right_gradient, sums_at_the_limit
 from .kernels import (
@@ -22,6 +23,7 @@ from .numerics import column_sums_compensated, staged_units, sum_repeatable, wha
 from .rationals import coefficient_count, fit_mish, real_poles, weight_std
 from .sixteen import conflict_free, silu_backward, two_bounds, unpack_pairs
 from .splines import basis_by_hand, basis_slope, cheap_edge, count_kan, refine
+from .training import recomputed, step_time, swish_formula, tile_sums_fake
 
 __all__ = [
     "Wrong",
@@ -35,6 +37,7 @@ __all__ = [
     "column_sums_block",
     "column_sums_compensated",
     "column_sums_copies",
+    "column_sums_strided",
     "column_sums_walking",
     "conflict_free",
     "count_block",
@@ -48,12 +51,14 @@ __all__ = [
     "histogram",
     "idle_share",
     "index_sums",
+    "layernorm_backward",
     "least_time",
     "moving",
     "offset_in_32_bits",
     "programs_to_fill",
     "rational_backward",
     "real_poles",
+    "recomputed",
     "refine",
     "right_gradient",
     "same_row_sums",
@@ -63,15 +68,20 @@ __all__ = [
     "silu_strided",
     "staged_units",
     "stages_needed",
+    "step_time",
     "sum_in_one_launch",
     "sum_repeatable",
     "sums_at_the_limit",
+    "swish_formula",
+    "tile_sums_fake",
     "transposed",
     "two_bounds",
+    "two_level_traffic",
     "unpack_pairs",
     "warp_sectors",
     "warp_stay",
     "weight_std",
+    "weighted_bincount",
     "weighted_histogram",
     "what_is_lost",
     "which_lane",
