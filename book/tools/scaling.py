@@ -9,6 +9,7 @@ longer with synchronisation is what overlap could not hide. Starts its own proce
 import argparse
 import contextlib
 import copy
+import datetime
 import gc
 import json
 import statistics
@@ -129,10 +130,12 @@ def worker(rank: int, count: int, settings: dict, folder: str) -> None:
         init_method=(Path(folder) / f"meet-{count}").as_uri(),
         rank=rank,
         world_size=count,
+        timeout=datetime.timedelta(minutes=2),
         device_id=device if on_gpu else None,
     )
     try:
         results = measure(rank, count, settings, device)
+        distributed.barrier()  # who leaves early takes the meeting's file along
     finally:
         distributed.destroy_process_group()
     if rank == 0:

@@ -4,6 +4,7 @@ CUDA graphs, streams and a second device need what they are named after.
 """
 
 import copy
+import datetime
 import io
 import pickle
 
@@ -523,7 +524,8 @@ def train_in_parallel(rank, address, file):
     torch.manual_seed(0)
     model = GRKAN(12, 24, groups=4)
     x, target = torch.randn(2, 8, 12), torch.randn(2, 8, 12)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    limit = datetime.timedelta(seconds=60)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
     parallel = torch.nn.parallel.DistributedDataParallel(model)
     torch.nn.functional.mse_loss(parallel(x[rank]), target[rank]).backward()
     if rank == 0:
@@ -531,6 +533,7 @@ def train_in_parallel(rank, address, file):
         alone.zero_grad()
         torch.nn.functional.mse_loss(alone(x.flatten(0, 1)), target.flatten(0, 1)).backward()
         torch.save([[p.grad for p in m.parameters()] for m in (model, alone)], file)
+    torch.distributed.barrier()  # who leaves early takes the meeting's file along
     torch.distributed.destroy_process_group()
 
 
