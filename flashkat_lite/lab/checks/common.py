@@ -20,6 +20,18 @@ def right(what: str) -> None:
     print(f"Right: {what}")
 
 
+def same_bits(what: str, first: Tensor, again: Tensor, where: str) -> None:
+    """Wrong unless a second result, of the same inputs, is the first one to the bit."""
+    if torch.equal(first, again):
+        return
+    place = tuple((first != again).nonzero()[0].tolist())
+    at = f" at index {place}" if place else ""
+    raise Wrong(
+        f"{what}, {where}: expected {first[place].item():.9g} again{at}, got {again[place].item():.9g}. "
+        "Likely cause: programs add to one total, so their order decides"
+    )
+
+
 def same_number(what: str, got: Any, expected: float, causes: dict[str, float] | None = None) -> None:
     """Exact for integers, to one part in a million otherwise. `causes`: {likely cause: the number it leads to}."""
     if isinstance(got, Tensor):

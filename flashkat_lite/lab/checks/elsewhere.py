@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from flashkat_lite import hardware
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
+from .common import DEVICE, Wrong, right, same_bits, same_number, same_tensor, watching
 from .kernels import counting
 from .numerics import programs
 
@@ -75,11 +75,11 @@ def column_sums_strided(f: Callable[[Tensor], Tensor]) -> None:
              "every column holds the total of all of them": wide.sum().expand(x.shape[1]),
              "each element was added twice: is memory from `empty` written before it is read?": 2 * wide.sum(0)},
         )  # fmt: skip
-        _same_bits(what, got, f(x), "a second call")
+        same_bits(what, got, f(x), "a second call")
         if DEVICE == "cpu":
             with programs(backwards=True):
                 again = f(x)
-            _same_bits(what, got, again, "programs run in reverse order")
+            same_bits(what, got, again, "programs run in reverse order")
     if DEVICE == "cpu":
         with counting() as count, programs() as seen:
             f(cases["a transposed matrix of 300 rows"])
@@ -94,16 +94,6 @@ def column_sums_strided(f: Callable[[Tensor], Tensor]) -> None:
         x = torch.randn(512, 2**18, device=DEVICE).T
         _timed(f, "column_sums_strided_solution", (x,), "the same, transposed", 1.2, x.nbytes)
     right("column sums of five layouts, the same bits each time")
-
-
-def _same_bits(what: str, first: Tensor, again: Tensor, where: str) -> None:
-    if torch.equal(first, again):
-        return
-    place = int((first != again).nonzero()[0])
-    raise Wrong(
-        f"{what}, {where}: expected {first[place].item():.9g} again at index ({place},), got "
-        f"{again[place].item():.9g}. Likely cause: programs add to one total, so their order decides"
-    )
 
 
 def weighted_bincount(f: Callable[[Tensor, Tensor, int], Tensor]) -> None:
@@ -177,7 +167,7 @@ def layernorm_backward(f: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor
         _gradients(answer, dy, x, weight, eps, size)
         again = f(dy, x, weight, eps)
         for name, one, other in zip(("dweight", "dbias"), answer[1:], again[1:], strict=True):
-            _same_bits(f"{name} of {size}", one, other, "a second call")
+            same_bits(f"{name} of {size}", one, other, "a second call")
     if DEVICE == "cpu":
         _one_reading(f)
         print("No GPU here: correctness and reads were checked, speed was not.")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flashkat_lite import hardware
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor
+from .common import DEVICE, Wrong, right, same_bits, same_number, same_tensor
 from .kernels import counting
 from .numerics import programs
 
@@ -89,11 +89,11 @@ def scale_backward(f: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]])
         )  # fmt: skip
         if first[1].dtype != torch.float32:
             raise Wrong(f"dscale: expected dtype torch.float32, got {first[1].dtype}")
-        _same_bits(f"dscale of {size}", first[1], _pair(f(dy, x, scale))[1], "a second call")
+        same_bits(f"dscale of {size}", first[1], _pair(f(dy, x, scale))[1], "a second call")
         if DEVICE == "cpu":
             with programs(backwards=True):
                 again = _pair(f(dy, x, scale))
-            _same_bits(f"dscale of {size}", first[1], again[1], "programs run in reverse order")
+            same_bits(f"dscale of {size}", first[1], again[1], "programs run in reverse order")
     if DEVICE == "cpu":
         with counting() as count, programs() as seen:
             f(dy, x, scale)
@@ -125,7 +125,7 @@ def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> None:
             f"the sum of {size:,} elements, a second call", again, x,
             "the counter is not zero when the second call begins, so nobody finds that it is the last",
         )  # fmt: skip
-        _same_bits(f"the sum of {size:,} elements", first, again, "a second call")
+        same_bits(f"the sum of {size:,} elements", first, again, "a second call")
         if DEVICE == "cpu":
             with programs(backwards=True):
                 backwards = f(other)
@@ -133,7 +133,7 @@ def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> None:
                 f"the sum of {size:,} elements, programs run in reverse order", backwards, other,
                 "the last to finish need not be the program with the highest number: ask the counter",
             )  # fmt: skip
-            _same_bits(f"the sum of {size:,} elements", backwards, f(other), "programs run in another order")
+            same_bits(f"the sum of {size:,} elements", backwards, f(other), "programs run in another order")
     if DEVICE == "cpu":
         with counting() as count, programs() as seen:
             f(_surrounded(100_000, seed=60))
@@ -171,16 +171,6 @@ def _sum(what: str, got: Any, x: Tensor, cause: str = "") -> None:
 def _kernel_ran(seen: list) -> None:
     if not seen:
         raise Wrong("expected a Triton kernel, got none: no program ran")
-
-
-def _same_bits(what: str, first: Tensor, again: Tensor, where: str) -> None:
-    if torch.equal(first, again):
-        return
-    place = tuple((first != again).nonzero()[0].tolist())
-    raise Wrong(
-        f"{what}, {where}: expected {first[place].item():.9g} again at index {place}, got {again[place].item():.9g}. "
-        "Likely cause: programs add to one total, so their order decides"
-    )
 
 
 def _timed(f: Callable, solution: str, tensors: list[Tensor], nbytes: int, size: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flashkat_lite import hardware
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor
+from .common import DEVICE, Wrong, right, same_bits, same_number, same_tensor
 from .kernels import counting
 
 MARGIN = 8192  # elements of NaN on either side of an input
@@ -181,11 +181,11 @@ def sum_repeatable(f: Callable[[Tensor], Tensor]) -> None:
              "right but for rounding: a long chain of additions": torch.cumsum(x.cpu().flip(0), 0)[-1].to(DEVICE)},
         )  # fmt: skip
         for _ in range(3 if DEVICE == "cuda" else 1):
-            _same_bits(what, got, f(x), "a second call")
+            same_bits(what, got, f(x), "a second call")
         if DEVICE == "cpu":
             with programs(backwards=True):
                 again = f(x)
-            _same_bits(what, got, again, "programs run in reverse order")
+            same_bits(what, got, again, "programs run in reverse order")
     if DEVICE == "cpu":
         with counting() as count, programs() as seen:
             f(vectors["65,537 elements"])
@@ -193,14 +193,6 @@ def sum_repeatable(f: Callable[[Tensor], Tensor]) -> None:
     else:
         _timed(f, "sum_repeatable_solution", torch.randn(2**26, device=DEVICE), "2²⁶ elements")
     right("four lengths, the same bits each time")
-
-
-def _same_bits(what: str, first: Tensor, again: Tensor, where: str) -> None:
-    if not torch.equal(first, again):
-        raise Wrong(
-            f"{what}, {where}: expected {first.item():.9g} again, got {again.item():.9g}. "
-            "Likely cause: programs add to one total, so their order decides"
-        )
 
 
 def _timed(f: Callable, solution: str, data: Tensor, size: str) -> None:
