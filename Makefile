@@ -10,7 +10,10 @@ endif
 # Tests wait for browsers and for processes of their own: one more at a time than there are cores.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help book serve test lint execute record lab student grade wheelhouse release-check
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
+
+.PHONY: help book serve test mutants lint execute bench compare record lab student grade colab wheelhouse wheel release-check \
+  release-files publish
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -32,13 +35,23 @@ serve: book  ## build the pages and serve them on localhost
 test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
 	@$(PY) book/tools/needs.py
 	@$(PY) -m pytest -n $(JOBS) tests/kernels
-	@$(PY) -m pytest -n $(JOBS) --dist worksteal tests --ignore=tests/kernels
+	@$(PY) -m pytest -n $(JOBS) tests/exercises
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
+
+mutants: $(READY)  ## seed faults, one at a time in a copy, and see the tests find each: about 10 minutes
+	@$(PY) book/tools/mutants.py
 
 lint: $(READY)
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
 execute: $(READY)  ## run chapters on this machine's GPU and keep their outputs: make execute CHAPTERS="07 09"
 	@$(PY) book/tools/execute.py $(CHAPTERS)
+
+bench: $(READY)  ## measure the ladder of kernels on this machine's GPU: 3 minutes
+	@$(PY) -m flashkat_lite bench
+
+compare: $(READY)  ## hold fresh measurements to those in book/data: fails where a ratio is worse by 10 %
+	@$(PY) book/tools/compare.py
 
 record: $(READY)  ## move fresh measurements from _build/records to book/data
 	@$(PY) book/tools/record.py
@@ -52,8 +65,23 @@ student: $(READY)  ## notebooks without solutions, in _build/student
 grade: $(READY)  ## score a folder of student notebooks: make grade SUBMISSIONS=folder
 	@$(PY) book/tools/grade.py $(SUBMISSIONS)
 
+colab: $(READY)  ## a first cell that installs the package on Colab: make colab REPO_URL=https://github.com/owner/name
+	@$(PY) book/tools/colab.py
+
 wheelhouse: $(READY)  ## .whl: what a GPU node without network needs beside its own torch and Triton
 	@$(PY) book/tools/wheelhouse.py
 
 release-check: $(READY)  ## fails where a chapter is stale or was not executed on a GPU
 	@$(PY) book/tools/status.py --check
+
+wheel: $(READY)  ## the package's wheel and source archive, in dist
+	@rm -rf dist
+	@$(PY) -m build --no-isolation .
+
+release-files: book student wheel  ## what a release attaches, in dist: site, students' notebooks, package
+	@tar -czf dist/flashkat-site-$(VERSION).tar.gz -C _build html
+	@tar -czf dist/flashkat-student-$(VERSION).tar.gz -C _build student
+	@ls dist
+
+publish:  ## attach dist to a release on GitHub; the tag v<version> must have been pushed
+	@gh release create v$(VERSION) --verify-tag --title "FlashKAT from Scratch $(VERSION)" --notes-file CHANGELOG.md dist/*

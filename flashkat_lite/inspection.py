@@ -125,7 +125,7 @@ class _Compiler:
     """A process that compiles: a line of JSON asks, a line answers. It ends with its input, or with ours."""
 
     def __init__(self, environment: dict[str, str]):
-        self.environment, self.owner = environment, os.getpid()
+        self.settings, self.owner = _settings(environment), os.getpid()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close()
         command = [sys.executable, "-m", "flashkat_lite.inspection"]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
@@ -150,6 +150,11 @@ class _Compiler:
         self.errors.close()
 
 
+def _settings(environment: dict[str, str]) -> dict[str, str]:
+    """What of an environment a compiler's output can depend on."""
+    return {k: v for k, v in environment.items() if k.startswith(("TRITON", "PYTHON", "LLVM", "MLIR", "CUDA"))}
+
+
 _idle: list[_Compiler] = []
 _lock = threading.Lock()
 
@@ -158,7 +163,8 @@ def _compile_elsewhere(jobs: list[dict[str, Any]], keep: bool) -> list[dict[str,
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"TRITON_DISABLE_LINE_INFO": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with _lock:
-        fits = [c for c in _idle if (c.environment, c.owner) == (environment, os.getpid())] if keep else []
+        wanted = (_settings(environment), os.getpid())
+        fits = [c for c in _idle if (c.settings, c.owner) == wanted] if keep else []
         if fits:
             _idle.remove(fits[-1])
     compiler = fits[-1] if fits else _Compiler(environment)

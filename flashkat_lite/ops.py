@@ -54,9 +54,10 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     backward: which rung computes the gradients, "atomic", "block" or "stationary"; the last is bitwise repeatable.
 
     Returns y, contiguous, in x's shape and dtype. Gradients of the tables are summed in float32 or wider and come in
-    the tables' dtypes; sign(0) = +1 for x and for b. Under autocast x is cast to the autocast dtype. CPU tensors run
-    the reference, or the kernels where TRITON_INTERPRET=1 was set before Triton was imported. Second derivatives and
-    forward mode (torch.func.jvp) run in PyTorch, whatever the device: correct, and many times slower.
+    the tables' dtypes; sign(0) = +1 for x and for b (stationary: -1 at x = -0). Under autocast x is cast to the
+    autocast dtype. CPU tensors run the reference, or the kernels where TRITON_INTERPRET=1 was set before Triton was
+    imported. Second derivatives and forward mode (torch.func.jvp) run in PyTorch, whatever the device: correct, and
+    many times slower.
 
     Raises TypeError for dtypes and ValueError for shapes, devices and names, before any launch.
     """

@@ -1,6 +1,5 @@
 """What folders of tests share. Imports neither torch nor Triton: tests/kernels sets the interpreter up first."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -16,12 +15,6 @@ def pytest_runtest_setup(item):
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem):
-    """Drops pytest's note of the test: to `inspection`, which keeps processes for an environment, each is another."""
-    os.environ.pop("PYTEST_CURRENT_TEST", None)
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,21 @@ each colour becomes a custom property of flashkat.css, so that the same figure r
 import json
 import re
 import xml.etree.ElementTree as ET
+from functools import cache
 from itertools import count
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
 
 LOGGER = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LAB = ROOT / "flashkat_lite" / "lab"
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 ET.register_namespace("", SVG)
@@ -153,6 +158,141 @@ class InlineFigures(SphinxPostTransform):
             image.replace_self(nodes.raw("", drawing.html(), format="html"))
 
 
+# Figures that move
+
+
+class Motions(SphinxPostTransform):
+    """Leave of a figure of motion.js its box and its still: script and style are the page's, for all of them."""
+
+    default_priority = 11
+    formats = ("html",)
+
+    def run(self, **kwargs) -> None:
+        for node in list(self.document.findall(nodes.raw)):
+            if found := MOTION.search(node.astext()):
+                node.replace_self(nodes.raw("", motion(*found.groups()), format="html"))
+
+
+MOTION = re.compile(r'<div class="fk-motion" data-figure="(\w+)" data-settings="([^"]*)">')
+
+
+def motion(name: str, settings: str) -> str:
+    """A figure's box, with the still that motion.js replaces."""
+    still = (LAB / "motion" / f"{name}.html").read_text(encoding="utf-8")
+    return f'<div class="fk-motion" data-figure="{name}" data-settings="{settings}">{still}</div>'
+
+
+class MotionFigure(SphinxDirective):
+    """`{motion} race`: the figure of that name, as a chapter shows it, on another page. The content is its caption."""
+
+    required_arguments = 1
+    option_spec = {"name": str}  # noqa: RUF012
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        wanted = self.arguments[0]
+        for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+                for output in cell.get("outputs", []):
+                    for name, settings in MOTION.findall("".join(output.get("data", {}).get("text/html", ""))):
+                        if name == wanted:
+                            return [self._figure(path, motion(name, settings))]
+        raise self.error(f"no chapter shows a figure {wanted!r}")
+
+    def _figure(self, path: Path, html: str) -> nodes.figure:
+        self.env.note_dependency(str(path))
+        caption = nodes.caption()
+        parsed = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, parsed)
+        caption += parsed[0].children
+        figure = nodes.figure("", nodes.raw("", html, format="html"), caption, align="default")
+        self.add_name(figure)
+        return figure
+
+
+# Widgets
+
+
+class WidgetStills(SphinxPostTransform):
+    """Where no script runs, a widget shows the frame that it starts with."""
+
+    default_priority = 12
+    formats = ("html",)
+
+    def run(self, **kwargs) -> None:
+        state = widget_state(self.env)
+        for node in list(self.document.findall(nodes.raw)) if state else ():
+            if found := re.search(r'"model_id":\s*"(\w+)"', node.astext()):
+                still = "".join(first_frames(state, found[1]))
+                node.parent.insert(
+                    node.parent.index(node) + 1, nodes.raw("", f"<noscript>{still}</noscript>", format="html")
+                )
+
+
+def first_frames(state: dict, model: str):
+    """What the HTML widgets in sight hold, from one model down."""
+    of = state[model]["state"]
+    if of.get("_model_name") == "HTMLModel":
+        yield of["value"]
+    children = of.get("children", [])
+    if of.get("_model_name") == "StackModel":
+        children = children[of["selected_index"] :][:1]
+    for child in children:
+        yield from first_frames(state, child.removeprefix("IPY_MODEL_"))
+
+
+def widget_state(env) -> dict | None:
+    """The models of the page that is being written, by id."""
+    script = getattr(env, "nb_metadata", {}).get(env.docname, {}).get("js_files", {}).get("ipywidgets_state")
+    return script and json.loads(script[1]["body"].replace(r"<\/script>", "</script>"))["state"]
+
+
+# What a chapter says of itself
+
+
+@cache
+def head(docname: str) -> dict[str, str]:
+    """A chapter's title, question and minutes, from its head; nothing where a page has none."""
+    path = ROOT / f"{docname}.ipynb"
+    if not path.exists():
+        return {}
+    text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    plain = re.sub(r"\{\w+\}`([^`<]*?)\s*(?:<[^`]*>)?`", r"\1", text)
+    parts = {
+        k.lower(): " ".join(v.split())
+        for k, v in re.findall(r"\*\*(\w+)\.\*\* (.*?)(?=\n\n|\n\*\*|\n:::)", plain, re.S)
+    }
+    return {"title": re.search(r"^# (.+)$", text, re.M)[1], **parts}
+
+
+class Chapters(SphinxDirective):
+    """`{chapters} 01 02 03`: a card for each, with its question and the time that it takes."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        cards = nodes.container(classes=["fk-cards"])
+        for number in self.arguments[0].split():
+            path = next((ROOT / "chapters").glob(f"{number}_*.ipynb"))
+            self.env.note_dependency(str(path))
+            said, card = head(f"chapters/{path.stem}"), nodes.container(classes=["fk-card"])
+            lines = [f"{{doc}}`/chapters/{path.stem}`", "", said["question"], "", said["time"]]
+            self.state.nested_parse(StringList(lines), self.content_offset, card)
+            cards += card
+        return [cards]
+
+
+def add_to_page(app, pagename, templatename, context, doctree) -> None:
+    """The questions of the pages around, and the script of moving figures where there is one."""
+    _, before, after = app.builder.relations.get(pagename, (None, None, None))
+    context["around"] = {"previous": head(before or "").get("question"), "next": head(after or "").get("question")}
+    context["home"] = urlsplit(app.config.html_baseurl).path or "/"
+    if 'class="fk-motion"' in context.get("body", ""):
+        app.add_css_file("motion.css", priority=899)
+        app.add_js_file("motion.js")
+
+
 class NameSolutions(SphinxPostTransform):
     """Say what a folded solution is; other folded cells say what _config.yml has."""
 
@@ -207,14 +347,23 @@ def write_sitemap(app, exception) -> None:
 
 
 def add_static_files(app, config) -> None:
-    config.html_static_path.append(str(HERE / "static"))
+    config.html_static_path += [str(HERE / "static"), str(LAB / "motion.js"), str(LAB / "motion.css")]
+    config.templates_path.append(str(HERE / "templates"))
+    config.html_additional_pages["404"] = "404.html"
+    if (ROOT / "book" / "extra" / "vendor" / "inter").exists():
+        app.add_css_file("fonts.css", priority=901)
 
 
 def setup(app):
     app.connect("config-inited", add_static_files)
     app.connect("doctree-read", theme_widgets)
     app.connect("html-page-context", drop_links_to_generated, priority=900)
+    app.connect("html-page-context", add_to_page)
     app.connect("build-finished", write_sitemap)
+    app.add_directive("motion", MotionFigure)
+    app.add_directive("chapters", Chapters)
+    app.add_post_transform(Motions)
+    app.add_post_transform(WidgetStills)
     app.add_post_transform(InlineFigures)
     app.add_post_transform(NameSolutions)
     app.add_css_file("flashkat.css", priority=900)

@@ -17,6 +17,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import yaml
+from provenance import write_records_page
 from status import write_status_page
 from vendor import vendor
 
@@ -25,7 +26,15 @@ BUILD = ROOT / "_build"
 HTML = BUILD / "html"
 LOG = BUILD / "build.log"
 BUILT = HTML / ".built"
-INPUTS = ("_config.yml", "_toc.yml", "book", "chapters")
+INPUTS = (
+    "_config.yml",
+    "_toc.yml",
+    "book",
+    "chapters",
+    "flashkat_lite/lab/motion",
+    "flashkat_lite/lab/motion.js",
+    "flashkat_lite/lab/motion.css",
+)
 
 
 def repository(environ: Mapping[str, str]) -> str | None:
@@ -126,6 +135,7 @@ def main() -> None:
     os.chdir(ROOT)
     BUILD.mkdir(exist_ok=True)
     write_status_page()
+    write_records_page()
     vendored = vendor()
     base = yaml.safe_load((ROOT / "_config.yml").read_text())
     config = yaml.safe_dump(effective_config(base, os.environ, vendored), sort_keys=False)

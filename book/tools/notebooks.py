@@ -24,6 +24,7 @@ SAVED_ON = re.compile(r"\n?[ \t]*<dc:date>[^<]*</dc:date>")
 # As Python prints it: where, of which kind, and the line of source below. It differs from machine to machine.
 WARNING = re.compile(r"^\S+\.py:\d+: \w*Warning: .*\n?(?:[ \t]+.*\n?)*", re.MULTILINE)
 TRANSIENT = ("execution", "ExecuteTime", "trusted")
+COLAB = "colab"  # the tag of the cell that book/tools/colab.py puts first
 
 
 # Chapters
@@ -60,7 +61,8 @@ def tags(cell):
 
 
 def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    """The chapter's code cells; the one for Colab is none of them."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and COLAB not in tags(cell)]
 
 
 def exercise(cell):

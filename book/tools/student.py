@@ -1,5 +1,6 @@
 """`make student`: the chapters without solutions and outputs, in _build/student."""
 
+import colab
 import nbformat
 import notebooks
 
@@ -21,8 +22,10 @@ def for_student(notebook, chapter):
 
 
 def main():
+    where = colab.address()
     for path in notebooks.select([]):
-        notebooks.write(for_student(notebooks.read(path), path.stem), FOLDER / path.name)
+        notebook = for_student(notebooks.read(path), path.stem)
+        notebooks.write(colab.with_cell(notebook, *where) if where else notebook, FOLDER / path.name)
         print(FOLDER / path.name)
 
 

@@ -1,4 +1,4 @@
-"""The scripts that the pages need, fetched once from the npm registry into book/extra/vendor.
+"""The scripts and fonts that the pages need, fetched once from the npm registry into book/extra/vendor.
 
 With them a built page asks no third party for a byte. Each package is pinned to a version and to the sha512 of its
 archive; an archive that differs is refused.
@@ -58,6 +58,22 @@ PACKAGES = (
         "2.3.7",
         "sha512-DouTG8T1WanGok6Qjg2SXuCMzszOo0eHeH9hDZ5Y4x8Je+9JB38HdTLT4/VA8OaUhBa0JPVHJ0pyBkM1z+pDsw==",
         (("package/require.js", "requirejs"),),
+    ),
+    Package(
+        "@fontsource-variable/inter",
+        "5.3.0",
+        "sha512-OupL48va4JNofb97w6NYeF9S7W/kHNKM0Er8Dem5nqi4jeOLrVJDoE8tZEpnMJmtkvNbB1EIPPwHcdkF6b1oUA==",
+        (("package/files/inter-latin-wght-normal.woff2", "inter"), ("package/LICENSE", "inter")),
+    ),
+    Package(
+        "@fontsource-variable/source-serif-4",
+        "5.3.1",
+        "sha512-4Rtay22SC4lMvw11r/+9kxANB6P3M0X8s1NudBC2v0J1KU2y3DcMoNcT3lBoZ/CqLirzf+StlO6UlJilyrvaUg==",
+        (
+            ("package/files/source-serif-4-latin-wght-normal.woff2", "source-serif-4"),
+            ("package/files/source-serif-4-latin-wght-italic.woff2", "source-serif-4"),
+            ("package/LICENSE", "source-serif-4"),
+        ),
     ),
 )
 

@@ -88,7 +88,7 @@ def widen(x):
 
 @triton.jit
 def with_sign(value, x):
-    """value where x >= 0, -value elsewhere: one bitwise instruction on the sign bits."""
+    """value where x's sign bit is clear, -value elsewhere (so at -0 too): one bitwise instruction."""
     bits = value.to(tl.int32, bitcast=True) ^ (x.to(tl.int32, bitcast=True) & -2147483648)
     return bits.to(tl.float32, bitcast=True)
 

@@ -42,8 +42,8 @@ def _set_up() -> None:
 
 _set_up()
 
-from . import checks, figures, records  # noqa: E402
+from . import checks, figures, motion, records  # noqa: E402
 from .claims import claim  # noqa: E402
 from .records import table, timings  # noqa: E402
 
-__all__ = ["DEVICE", "GPU", "checks", "claim", "figures", "note", "pick", "records", "table", "timings"]
+__all__ = ["DEVICE", "GPU", "checks", "claim", "figures", "motion", "note", "pick", "records", "table", "timings"]

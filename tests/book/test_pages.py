@@ -1,17 +1,22 @@
 """Every page of the book, in a browser: nothing asked of others, nothing broken, legible and reachable by keyboard."""
 
+import gzip
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import stills
 import yaml
 from vendor import Package, fetch
-from visits import FAULTS, TOO_WIDE, move_sliders, visit
+from visits import FAULTS, TOO_WIDE, move_motions, move_sliders, visit
+
+from flashkat_lite.lab import motion
 
 ROOT = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+GROUPS = [page for part in TOC["parts"] for page in part["chapters"]]
+PAGES = [TOC["root"], *(page["file"] for group in GROUPS for page in (group, *group.get("sections", ())))]
 AXE = Package(
     "axe-core",
     "4.10.3",
@@ -81,9 +86,12 @@ def test_page(browser, base, vendored, axe, root, page):
             return tab.evaluate(VIOLATIONS, list(rules))
 
         faults += tab.evaluate(FAULTS)
-        photograph(1280, "light")
+        photograph(1440, "light")
+        photograph(1440, "dark")
         faults += move_sliders(tab)
+        faults += move_motions(tab)
         photograph(390, "dark")
+        photograph(390, "light")
         look(360, "light")
         if tab.evaluate(TOO_WIDE):
             faults.append("the page scrolls sideways at 360 px")
@@ -94,11 +102,75 @@ def test_page(browser, base, vendored, axe, root, page):
     assert not faults, "\n".join(dict.fromkeys(faults))
 
 
-def test_search_finds_a_chapter(browser, base, vendored):
+FOUND = {
+    "roofline": "06_atomics_and_roofline",
+    "Kolmogorov": "01_kan",
+    "compensated": "12_numerics",
+    "autocast": "13_training",
+    "sbatch": "running",
+}
+
+
+@pytest.mark.parametrize("word, page", FOUND.items())
+def test_search_finds_the_page_that_has_the_word(browser, base, vendored, word, page):
     with visit(browser, base, "search", vendored=vendored) as (tab, faults):
-        tab.goto(f"{base}search.html?q=references")
-        tab.wait_for_selector("#search-results li a")
+        tab.goto(f"{base}search.html?q={word}")
+        tab.wait_for_selector(f"#search-results li a[href*='{page}']")
     assert not faults
+
+
+@pytest.mark.parametrize("page", ["book/part4_cure", "chapters/10_to_the_limit"])
+def test_without_scripts_the_page_reads_and_its_figures_stand_still(browser, base, page):
+    with visit(browser, base, page, scripts=False) as (tab, faults):
+        shown = [box for box in tab.locator("noscript .fk-figure > svg, .fk-motion svg").all() if box.is_visible()]
+        assert len(shown) >= (3 if "part" in page else 4)
+        assert tab.locator(".bd-article h1").is_visible()
+    assert not faults
+
+
+def test_motion_can_be_unwanted(browser, base):
+    with visit(browser, base, "book/part4_cure") as (tab, faults):
+        tab.emulate_media(reduced_motion="reduce")
+        moved = []
+        for _ in range(2):
+            tab.get_by_role("button", name="Play").click()
+            tab.wait_for_timeout(300)
+            moved.append(tab.locator(".fk-motion-controls input").input_value())
+        assert moved == ["520", "620"]  # a tenth of the way at each press, from 420
+    assert not faults
+
+
+@pytest.mark.parametrize(
+    "page, limit", [("book/intro", 1.5), ("chapters/09_block_reduction", 4), ("book/part1_function", 4)]
+)
+def test_what_comes_over_the_wire(browser, base, page, limit):
+    with visit(browser, base, page) as (tab, _):
+        sizes = []
+        tab.on("response", lambda answer: sizes.append(len(gzip.compress(answer.body()))))
+        tab.reload(wait_until="networkidle")
+    assert 0.1e6 < sum(sizes) < limit * 1e6
+
+
+def test_an_address_where_nothing_is_gets_a_page_that_stands_alone(browser, base, html):
+    text = (html / "404.html").read_text()
+    assert "<link" not in text and "<script" not in text
+    with visit(browser, base, "404") as (tab, faults):
+        tab.get_by_role("link").click()
+        tab.wait_for_url(f"{base}index.html")
+    assert not faults
+
+
+def test_on_paper_there_is_the_article_alone(browser, base):
+    with visit(browser, base, "chapters/09_block_reduction") as (tab, _):
+        tab.emulate_media(media="print")
+        for gone in (".bd-sidebar-primary", ".fk-around", ".fk-motion-controls"):
+            assert not tab.locator(gone).first.is_visible(), gone
+        assert tab.locator(".fk-motion svg").first.is_visible()
+
+
+def test_the_stills_are_what_the_script_draws(browser):
+    for name, given in stills.settings().items():
+        assert stills.drawn(browser, name, given) == (motion.STILLS / f"{name}.html").read_text(), name
 
 
 def test_widgets_are_loaded_only_where_they_are(built):

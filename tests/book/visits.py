@@ -42,10 +42,15 @@ FRAMES = """() => [...document.querySelectorAll(".widget-html-content")]
   .filter((frame) => frame.getClientRects().length > 0).map((frame) => frame.innerHTML).join()"""
 
 
+MOTIONS = """() => [...document.querySelectorAll(".fk-motion")]
+  .map((box) => box.querySelector(".fk-motion-stage").innerHTML + box.querySelector(".fk-motion-said").textContent)"""
+
+
 @contextmanager
-def visit(browser, base, page, scheme="light", width=1280, vendored=True):
+def visit(browser, base, page, scheme="light", width=1280, vendored=True, scripts=True):
     """Open a page until all of it is drawn; yields (tab, faults), with faults of network and console so far."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    viewport = {"width": width, "height": 900}
+    context = browser.new_context(viewport=viewport, color_scheme=scheme, java_script_enabled=scripts)
     tab, faults = context.new_page(), []
 
     def console(message):
@@ -61,8 +66,9 @@ def visit(browser, base, page, scheme="light", width=1280, vendored=True):
     tab.on("request", request)
     tab.on("response", lambda answer: faults.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
     tab.goto(f"{base}{page}.html", wait_until="load")
-    tab.evaluate(READY)
-    tab.wait_for_function(RENDERED_WIDGETS)
+    if scripts:
+        tab.evaluate(READY)
+        tab.wait_for_function(RENDERED_WIDGETS)
     yield tab, faults
     context.close()
 
@@ -80,8 +86,31 @@ def move_sliders(tab):
         at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
         handle.focus()
         tab.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
-        tab.wait_for_timeout(200)
+        tab.wait_for_timeout(150)
         if not name:
             wrong.append("a slider without a name")
         if tab.evaluate(FRAMES) == before:
             wrong.append(f"the slider {name!r} moves no frame")
+        for end in ("End", "Home"):
+            tab.keyboard.press(end)
+            tab.wait_for_timeout(60)
+            if not tab.evaluate(FRAMES).strip():
+                wrong.append(f"the slider {name!r} shows nothing at its end")
+
+
+def move_motions(tab):
+    """Use each control of the figures of motion.js by keyboard; returns what changes nothing or draws no number."""
+    wrong = []
+    for place, control in enumerate(tab.query_selector_all(".fk-motion-controls :is([type=range], :checked, button)")):
+        what = f"control {place} of the moving figures ({control.evaluate('(c) => c.type')})"
+        control.focus()
+        for key in ["Enter"] if control.evaluate("(c) => c.type") == "button" else ["ArrowDown", "End", "Home"]:
+            before = tab.evaluate(MOTIONS)
+            tab.keyboard.press(key)
+            tab.wait_for_timeout(30)
+            after = tab.evaluate(MOTIONS)
+            if key != "Home" and key != "End" and after == before:
+                wrong.append(f"{what} changes nothing")
+            if any("NaN" in drawing or "Infinity" in drawing for drawing in after):
+                wrong.append(f"{what} draws no number at {key}")
+    return wrong

@@ -135,16 +135,6 @@ def test_why_a_chapter_is_stale(house, chapter):
     assert "stale: the package changed" in status.write_status_page(house).read_text()
 
 
-def test_the_page_lists_records(house, chapter):
-    chapter()
-    assert "None is recorded yet" in status.write_status_page(house).read_text()
-    put(house / "book" / "data", RECORD)
-    page = status.write_status_page(house).read_text()
-    assert (
-        "* - Every rung (`ladder`)\n  - NVIDIA H200, driver 580.1, torch 2.11.0, Triton 3.6.0\n  - 2026-11-20" in page
-    )
-
-
 def test_release_check_fails_on_a_stale_chapter(monkeypatch, capsys):
     monkeypatch.setattr(status, "stale", lambda: {"01_first": ["its code changed", "executed without a GPU"]})
     status.main([])

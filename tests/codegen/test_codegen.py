@@ -198,6 +198,17 @@ COUNTS = {
 }
 
 
+def test_the_last_program_sees_what_the_others_stored():
+    """A program's partial sum is stored, then its threads meet, then one of them counts, with a fence."""
+    from flashkat_lite.lab.solutions_limit import last_sums_kernel
+
+    pointers = {"done_ptr": "i32"}
+    report = inspect_kernel(last_sums_kernel, {"BLOCK": 2048, "PARTS": 2048}, pointers=pointers, num_warps=8)
+    steps = re.findall(r"st\.global|bar\.sync|atom\.\S+", report.ptx)
+    at = steps.index("atom.global.gpu.acq_rel.add.u32")
+    assert steps[at - 2 : at] == ["st.global", "bar.sync"]
+
+
 @pytest.mark.skipif(triton.__version__ != "3.7.1", reason="counts hold for one version of the compiler")
 @pytest.mark.parametrize(("name", "dtype"), COUNTS, ids=label)
 def test_instructions_an_element(name, dtype):

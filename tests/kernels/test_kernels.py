@@ -178,6 +178,7 @@ LAYOUTS = {
     "4-D": lambda t: t.reshape(2, 3, 6, -1),
     "sliced rows": lambda t: t[::2],
     "sliced columns": lambda t: torch.cat([t, t], 1)[:, 5 : 5 + t.shape[1]],
+    "rows of an odd stride": lambda t: torch.cat([t[:, :1], t], 1)[:, 1:],
     "transposed": lambda t: t.T.contiguous().T,
     "permuted": lambda t: t.reshape(6, 6, -1).transpose(0, 1),
     "expanded": lambda t: t[:1].expand(36, -1),

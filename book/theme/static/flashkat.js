@@ -24,6 +24,10 @@
     for (const summary of document.querySelectorAll("details.hide > summary")) summary.removeAttribute("aria-label");
     // Sphinx's citation list has roles that no longer exist, and children that a list may not have.
     for (const item of document.querySelectorAll(".citation-list, .citation-list [role]")) item.removeAttribute("role");
+    for (const summary of document.querySelectorAll(".bd-sidebar-primary li > details > summary")) {
+      const of = summary.closest("li").querySelector("a")?.textContent.trim();
+      summary.setAttribute("aria-label", `Chapters of ${of}`);
+    }
     const sidebar = document.querySelector(".bd-sidebar-primary");
     sidebar?.setAttribute("role", "complementary");
     sidebar?.setAttribute("aria-label", "The book");

@@ -1,7 +1,10 @@
 """What the checks share: the error they raise, and comparisons that say what is wrong and where."""
 
 import contextlib
+import math
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -9,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flashkat_lite import hardware
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+RACE = (
+    "Likely cause: PyTorch adds, or a load, an addition and a store, between which another program's addition is lost"
+)
 
 
 class Wrong(AssertionError):
@@ -34,14 +44,15 @@ def same_bits(what: str, first: Tensor, again: Tensor, where: str) -> None:
 
 def same_number(what: str, got: Any, expected: float, causes: dict[str, float] | None = None) -> None:
     """Exact for integers, to one part in a million otherwise. `causes`: {likely cause: the number it leads to}."""
-    if isinstance(got, Tensor):
+    if isinstance(got, Tensor | np.ndarray | np.generic) and math.prod(got.shape) == 1:
         got = got.item()
-    if not isinstance(got, int | float) or isinstance(got, bool):
+    if type(got) not in (int, float):  # a subclass may say that it equals anything
         raise Wrong(f"{what}: expected a number, got {got!r}")
     if near(got, expected):
         return
     cause = next((f" Likely cause: {text}." for text, value in (causes or {}).items() if near(got, value)), "")
-    raise Wrong(f"{what}: expected {expected:,}, got {got:,}.{cause}")
+    expected, got = (f"{value:,.10g}" if isinstance(value, float) else f"{value:,}" for value in (expected, got))
+    raise Wrong(f"{what}: expected {expected}, got {got}.{cause}")
 
 
 def near(got: float, expected: float) -> bool:
@@ -55,10 +66,11 @@ def same_tensor(
 
     `causes`: {likely cause: the tensor it leads to}; the first that `got` matches is named.
     """
-    if not isinstance(got, Tensor):
+    if type(got) not in (Tensor, torch.nn.Parameter):  # a subclass may compute what it likes
         raise Wrong(f"{what}: expected a tensor, got {type(got).__name__}")
     if got.shape != expected.shape:
         raise Wrong(f"{what}: expected shape {list(expected.shape)}, got {list(got.shape)}")
+    rounding = min(16 * torch.finfo(got.dtype).eps, 2.0**-5) if got.is_floating_point() else 0.0
     got = got.detach().to(expected.device, torch.float64)
     bound = torch.as_tensor(tolerance, dtype=torch.float64, device=expected.device).expand(expected.shape)
     error = (got - expected.double()).abs()
@@ -66,15 +78,123 @@ def same_tensor(
     if not bad.any():
         return
     where = tuple(bad.nonzero()[0].tolist())
-    cause = "something read or wrote what it should not (a NaN): a missing mask, or memory never written"
+    cause = "a NaN was read: a missing mask, a missing `other`, or memory from `empty` that nothing wrote"
     if not got.isnan().any():
-        likely = (t for t, wrong in (causes or {}).items() if ((got - wrong.double()).abs() <= 2 * bound).all())
-        cause = next(likely, "")
+        for text, tensor in (causes or {}).items():
+            wrong = tensor.double()
+            fits = ((got - wrong).abs() <= 2 * bound + rounding * wrong.abs()).all()
+            if fits and not ((wrong - expected).abs() <= bound).all():  # a mistake that shows here
+                cause = text
+                break
+        else:
+            cause = ""
     raise Wrong(
         f"{what}: {int(bad.sum())} of {bad.numel()} are wrong; the first at index {where}: expected "
         f"{expected[where].item():.7g}, got {got[where].item():.7g} (allowed: ±{bound[where].item():.2g})."
         + (f" Likely cause: {cause}." if cause else "")
     )
+
+
+# Speed
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a timed exercise reached: the line that was printed, the band, and its share of the exercise's points."""
+
+    line: str
+    band: str
+    share: float
+
+
+speeds: list[Speed] = []  # what `timed` found, for `make grade`
+
+
+def speed_band(ratio: float, good: float) -> tuple[str, float] | None:
+    """The band of a time as a multiple of ours, and its share of the points; None beyond the last band."""
+    bands = ("excellent", min(1.05, good), 1.0), ("good", good, 1.0), ("fair", 1.5, 0.5), ("slow", 2.0, 0.25)
+    return next(((band, share) for band, most, share in bands if ratio <= most), None)
+
+
+def _samples(result: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    """Some 65,536 elements of each tensor: all of them in float64 may not fit a small GPU."""
+    tensors = result if isinstance(result, tuple) else (result,)
+    return [t.flatten()[:: max(1, t.numel() >> 16)] for t in tensors]
+
+
+def timed(
+    f: Callable,
+    ours: Callable,
+    arguments: tuple[Any, ...],
+    size: str,
+    *,
+    good: float = 1.2,
+    nbytes: int | None = None,
+    copied: Tensor | None = None,
+) -> None:
+    """On a GPU, f's time as a multiple of our solution's, in bands; Wrong where it is in none, or its result is wrong.
+
+    good: the multiple up to which all points are given. For the printed line: nbytes, what a call moves, and copied,
+    a tensor whose copy is timed too.
+    """
+    for got, want in zip(*(_samples(function(*arguments)) for function in (f, ours)), strict=True):
+        same_tensor(f"{size}, before it is timed", got, want, 2.0**-6 * (1 + want.abs().max()))
+    cases = {"yours": lambda: f(*arguments), "ours": lambda: ours(*arguments)}
+    moved = dict.fromkeys(cases, nbytes)
+    if copied is not None:
+        out = torch.empty_like(copied)
+        cases["a copy"], moved["a copy"] = lambda: out.copy_(copied), 2 * copied.nbytes
+    ms = {name: time.median for name, time in hardware.time_interleaved(cases, seconds=0.2).items()}
+    ratio = ms["yours"] / ms["ours"]
+    rates = {name: f" ({moved[name] / t / 1e6:,.0f} GB/s)" if moved[name] else "" for name, t in ms.items()}
+    times = f"{size}: " + ", ".join(f"{name} {t:.3f} ms{rates[name]}" for name, t in ms.items())
+    reached = speed_band(ratio, good)
+    if reached is None:
+        raise Wrong(
+            f"correct, but {ratio:.2f} times as slow as our solution ({times}); within 2 times scores, "
+            f"within {good} counts as good"
+        )
+    band, share = reached
+    line = f"{times} ({ratio:.2f}×): {band}" + ("." if share == 1 else f", {share:.0%} of the points; {good} is good.")
+    speeds.append(Speed(line, band, share))
+    print(line)
+
+
+# Kernels in the interpreter
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """What nothing wrote is NaN: memory from `empty`, and what a mask keeps from being loaded where `other` is missing.
+
+    A GPU promises nothing of either. The interpreter makes both zeros, and would hide that one is missing; so there
+    they are filled (integers with the largest).
+    """
+    if DEVICE == "cuda" or "triton" not in sys.modules:
+        yield
+        return
+    from triton.runtime.interpreter import interpreter_builder
+
+    original = interpreter_builder.create_masked_load
+
+    def load(pointers: Any, mask: Any, other: Any, *options: Any, **named: Any) -> Any:
+        result = original(pointers, mask, other, *options, **named)
+        kind, inside = pointers.get_element_ty(), np.asarray(mask.data, dtype=bool)
+        if other is None and not inside.all():
+            if kind.is_standard_floating():
+                poison = 0x7FC0 if kind.is_bf16() else np.nan  # bfloat16 is kept as its bits
+                result.data = np.where(inside, result.data, poison)
+            elif kind.is_int() and not kind.is_int1():
+                result.data = np.where(inside, result.data, np.iinfo(result.data.dtype).max)
+        return result
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # with it comes that `empty` fills its memory
+    try:
+        with mock.patch.object(interpreter_builder, "create_masked_load", load):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 # What the interpreter calls for an access to memory, and which arguments are its pointers and its mask.

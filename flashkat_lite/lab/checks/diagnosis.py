@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flashkat_lite import hardware
-
-from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
+from .common import DEVICE, RACE, Wrong, poisoned, right, same_number, same_tensor, timed, watching
 from .kernels import counting
 
 
@@ -88,6 +86,7 @@ def _row(columns: int, seed: int) -> Tensor:
     return everything.to(DEVICE)[8192 : 8192 + columns]
 
 
+@poisoned()
 def same_row_sums(f: Callable[[Tensor, int], Tensor]) -> None:
     """08-3: sums over `rows` copies of one row, with rows · D loads and additions, from D elements to D addresses."""
     cases = {
@@ -103,6 +102,7 @@ def same_row_sums(f: Callable[[Tensor, int], Tensor]) -> None:
             "the row was added once": row,
             "everything was added to every column": exact.sum().expand_as(exact),
             "each element was added twice: is the buffer zeroed at each call?": 2 * exact,
+            "strides were taken for those of a contiguous row": rows * row.as_strided(row.shape, (1,)).double(),
         }
         got = f(row, rows)
         if isinstance(got, Tensor) and got.dtype != torch.float32:
@@ -116,7 +116,7 @@ def same_row_sums(f: Callable[[Tensor, int], Tensor]) -> None:
             f(row, rows)
         same_number(
             "additions for 37 rows of 8", adds.adds, 37 * 8,
-            {"the experiment removed the additions too: it clears nothing": 8, "no kernel added anything": 0},
+            {"the experiment removed the additions too: it clears nothing": 8, "no kernel added atomically": 0},
         )  # fmt: skip
         same_number("addresses for 37 rows of 8", len(adds.addresses), 8)
         same_number(
@@ -129,8 +129,9 @@ def same_row_sums(f: Callable[[Tensor, int], Tensor]) -> None:
         )  # fmt: skip
         print("No GPU here: correctness and counts were checked, speed was not.")
     else:
-        row = torch.randn(8, device=DEVICE)
-        _timed(f, "same_row_sums_solution", row, 2**20)
+        from flashkat_lite.lab.solutions_diagnosis import same_row_sums_solution as ours
+
+        timed(f, ours, (torch.randn(8, device=DEVICE), 2**20), "2²⁰ rows of 8")
     right("the same loads and additions, without the bytes")
 
 
@@ -145,6 +146,7 @@ def _weighted(count: int, bins: int, seed: int) -> tuple[Tensor, Tensor]:
     return values.to(DEVICE)[:count], weights.to(DEVICE)[:count]
 
 
+@poisoned()
 def weighted_histogram(f: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """08-4: sums of weights by bin, at most one atomic addition for 16 elements."""
     for seed, (count, bins) in enumerate([(1, 2), (5000, 7), (4096, 64), (3001, 40)]):
@@ -160,6 +162,9 @@ def weighted_histogram(f: Callable[[Tensor, Tensor, int], Tensor]) -> None:
             "elements were counted, weights were not added": by_bin(torch.ones_like(weights, dtype=torch.float64)),
             "each element was added twice: is the buffer zeroed at each call?": 2 * exact,
             "every bin holds the total of all of them": exact.sum().expand_as(exact),
+            "one weight of each bin is left: they were stored, not added": torch.zeros_like(exact).index_copy(
+                0, values.long(), weights.double()
+            ),
         }
         got = f(values, weights, bins)
         if isinstance(got, Tensor) and got.dtype != torch.float32:
@@ -173,7 +178,7 @@ def weighted_histogram(f: Callable[[Tensor, Tensor, int], Tensor]) -> None:
             f(values, weights, 64)
         most = 60000 // 16
         if not count.adds:
-            raise Wrong(f"expected up to {most:,} atomic additions, got none: the exercise asks for a kernel that adds")
+            raise Wrong(f"expected up to {most:,} atomic additions, got none. {RACE}")
         if count.adds > most:
             raise Wrong(
                 f"60,000 elements in 64 bins: expected at most {most:,} atomic additions, got {count.adds:,}. Likely "
@@ -181,17 +186,7 @@ def weighted_histogram(f: Callable[[Tensor, Tensor, int], Tensor]) -> None:
             )
         print("No GPU here: correctness and counts were checked, speed was not.")
     else:
-        _timed(f, "weighted_histogram_solution", *_weighted(2**24, 64, 9), 64)
+        from flashkat_lite.lab.solutions_diagnosis import weighted_histogram_solution as ours
+
+        timed(f, ours, (*_weighted(2**24, 64, 9), 64), "2²⁴ elements in 64 bins")
     right("sums of weights by bin, summed before they are added")
-
-
-def _timed(f: Callable, solution: str, *arguments) -> None:
-    """On a GPU: within 1.2 times our solution's time is right."""
-    from flashkat_lite.lab import solutions_diagnosis
-
-    ours = getattr(solutions_diagnosis, solution)
-    times = hardware.time_interleaved({"yours": lambda: f(*arguments), "ours": lambda: ours(*arguments)}, seconds=0.2)
-    yours, ours = times["yours"].median, times["ours"].median
-    print(f"Yours {yours:.3f} ms, ours {ours:.3f} ms ({yours / ours:.2f}×).")
-    if yours > 1.2 * ours:
-        raise Wrong(f"correct, but {yours / ours:.2f} times as slow as our solution; within 1.2 counts as good")

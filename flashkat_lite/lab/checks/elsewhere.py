@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flashkat_lite import hardware
-
-from .common import DEVICE, Wrong, right, same_bits, same_number, same_tensor, watching
+from .common import DEVICE, Wrong, poisoned, right, same_bits, same_number, same_tensor, timed, watching
 from .kernels import counting
 from .numerics import programs
 
@@ -54,6 +52,7 @@ def _surrounded(size: int, seed: int) -> Tensor:
     return everything.to(DEVICE)[MARGIN : MARGIN + size]
 
 
+@poisoned()
 def column_sums_strided(f: Callable[[Tensor], Tensor]) -> None:
     """14-2: float32 column sums of a matrix of any strides, without atomic additions, the same bits each time."""
     cases = {
@@ -89,13 +88,16 @@ def column_sums_strided(f: Callable[[Tensor], Tensor]) -> None:
             raise Wrong(f"expected no atomic additions, got {count.adds:,}: store partial sums and add those in order")
         print("No GPU here: correctness was checked, speed was not.")
     else:
+        from flashkat_lite.lab.solutions_elsewhere import column_sums_strided_solution as ours
+
         x = torch.randn(2**18, 512, device=DEVICE)
-        _timed(f, "column_sums_strided_solution", (x,), "2¹⁸ rows of 512", 1.2, x.nbytes)
+        timed(f, ours, (x,), "2¹⁸ rows of 512", nbytes=x.nbytes)
         x = torch.randn(512, 2**18, device=DEVICE).T
-        _timed(f, "column_sums_strided_solution", (x,), "the same, transposed", 1.2, x.nbytes)
+        timed(f, ours, (x,), "the same, transposed", nbytes=x.nbytes)
     right("column sums of five layouts, the same bits each time")
 
 
+@poisoned()
 def weighted_bincount(f: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """14-3: sums of weights by index, by atomic additions where count <= 32 size, else with few of them."""
     for seed, (count, size) in enumerate([(20000, 7), (3000, 100_000), (1, 1), (5000, 300)]):
@@ -127,10 +129,12 @@ def weighted_bincount(f: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     if DEVICE == "cpu":
         print("No GPU here: correctness and counts were checked, speed was not.")
     else:
+        from flashkat_lite.lab.solutions_elsewhere import weighted_bincount_solution as ours
+
         for size in (64, 2**22):
             index, weights = torch.randint(size, (2**22,), device=DEVICE), torch.randn(2**22, device=DEVICE)
             what = f"2²² weights on {size:,} addresses"
-            _timed(f, "weighted_bincount_solution", (index, weights, size), what, 1.3)
+            timed(f, ours, (index, weights, size), what, good=1.3)
     right("crowded and spread, each in its own way")
 
 
@@ -155,6 +159,7 @@ def _no_sorting(what: str) -> Any:
     return mock.patch.multiple(torch, sort=refuse, argsort=refuse)
 
 
+@poisoned()
 def layernorm_backward(f: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]) -> None:
     """14-4: (dx, dweight, dbias) of LayerNorm in one reading of dy and x, without atomic additions."""
     for seed, (rows, columns, eps) in enumerate([(37, 96, 1e-6), (1, 300, 1e-6), (200, 7, 0.5)]):
@@ -172,9 +177,11 @@ def layernorm_backward(f: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor
         _one_reading(f)
         print("No GPU here: correctness and reads were checked, speed was not.")
     else:
+        from flashkat_lite.lab.solutions_elsewhere import layernorm_backward_solution as ours
+
         dy, x = (torch.randn(2**17, 768, device=DEVICE) for _ in range(2))
         inputs = dy, x, torch.randn(768, device=DEVICE), 1e-6
-        _timed(f, "layernorm_backward_solution", inputs, "2¹⁷ rows of 768", 1.2, 3 * x.nbytes)
+        timed(f, ours, inputs, "2¹⁷ rows of 768", nbytes=3 * x.nbytes)
     right("three gradients for three shapes, from one reading")
 
 
@@ -228,18 +235,3 @@ def _one_reading(f: Callable) -> None:
                 f"elements of {name} read for 60 rows of 64: expected each once, {x.numel():,}, got {times:,}. Likely "
                 "cause: another pass, or another kernel, reads them for the sums over rows"
             )
-
-
-def _timed(f: Callable, solution: str, inputs: tuple, size: str, most: float, nbytes: int | None = None) -> None:
-    """On a GPU, time f against our solution of that name: `most` times as long is still right."""
-    from flashkat_lite.lab import solutions_elsewhere
-
-    ours = getattr(solutions_elsewhere, solution)
-    cases = {"yours": lambda: f(*inputs), "ours": lambda: ours(*inputs)}
-    ms = {name: time.median for name, time in hardware.time_interleaved(cases, seconds=0.1).items()}
-    share = ms["yours"] / ms["ours"]
-    band = "excellent" if share <= 1.05 else "good" if share <= most else "not yet"
-    reads = f", {nbytes / ms['yours'] / 1e6:,.0f} GB/s" if nbytes else ""
-    print(f"{size}: yours {ms['yours']:.3f} ms{reads}, ours {ms['ours']:.3f} ms ({share:.2f}×): {band}.")
-    if share > most:
-        raise Wrong(f"correct, but {share:.2f} times as slow as our solution; within {most} counts as good")

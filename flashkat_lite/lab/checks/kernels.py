@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flashkat_lite import hardware
 from flashkat_lite.reference import gradient_terms, rational_gradients
 
-from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
+from .common import DEVICE, RACE, Wrong, poisoned, right, same_number, same_tensor, timed, watching
 
 
 @dataclass
@@ -52,11 +51,19 @@ def _sums(what: str, got: Tensor, dy: Tensor) -> None:
     exact, size = dy.double().sum(0), dy.double().abs().sum(0)
     # `rows` additions that each round at random, with a margin of four; a sum kept in 16 bits is far outside.
     tolerance = 4 * len(dy) ** 0.5 * 2.0**-24 * size + 1e-30
+    plain = dy.as_strided(dy.shape, (dy.shape[1], 1))
     causes = {
         "every column holds the total of all of them: index the result by column": exact.sum().expand_as(exact),
         "each element was added twice: is the buffer zeroed at each call?": 2 * exact,
+        "strides were taken for those of a contiguous tensor": plain.double().sum(0),
     }
-    same_tensor(what, got, exact, tolerance, causes)
+    try:
+        same_tensor(what, got, exact, tolerance, causes)
+    except Wrong as wrong:
+        close = got.shape == exact.shape and bool(((got.double() - exact).abs() <= 2.0**-7 * size).all())
+        if dy.itemsize == 2 and close and "Likely cause" not in str(wrong):
+            raise Wrong(f"{wrong} Likely cause: right but for rounding: the sums are kept in 16 bits.") from None
+        raise
 
 
 def _column_sum_cases(f: Callable[[Tensor], Tensor]) -> None:
@@ -74,18 +81,14 @@ def _column_sum_cases(f: Callable[[Tensor], Tensor]) -> None:
 
 
 def _speed(f: Callable[[Tensor], Tensor], solution: str, rows: int, columns: int) -> None:
-    """On a GPU, time f against our solution of the same sums; within 1.2 times its time is right."""
+    """On a GPU, time f against our solution of the same sums."""
     if not torch.cuda.is_available():
         print("No GPU here: correctness and counts were checked, speed was not.")
         return
     from flashkat_lite.lab import solutions
 
     ours, dy = getattr(solutions, solution), torch.randn(rows, columns, device=DEVICE)
-    times = hardware.time_interleaved({"yours": lambda: f(dy), "ours": lambda: ours(dy)}, seconds=0.2)
-    yours, ours = times["yours"].median, times["ours"].median
-    print(f"{rows:,} rows of {columns}: yours {yours:.3f} ms, ours {ours:.3f} ms ({yours / ours:.2f}×).")
-    if yours > 1.2 * ours:
-        raise Wrong(f"correct, but {yours / ours:.2f} times as slow as our solution; within 1.2 counts as good")
+    timed(f, ours, (dy,), f"{rows:,} rows of {columns}", nbytes=dy.nbytes)
 
 
 # Chapter 07
@@ -153,6 +156,7 @@ def coefficient_gradients(f: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Te
     right("both gradients, for two shapes, in float64")
 
 
+@poisoned()
 def column_sums_atomic(f: Callable[[Tensor], Tensor]) -> None:
     """07-3: dy [rows, columns] -> float32 sums over rows [columns], one atomic add an element."""
     _column_sum_cases(f)
@@ -160,11 +164,13 @@ def column_sums_atomic(f: Callable[[Tensor], Tensor]) -> None:
         dy = _surrounded(37, 8, torch.float32, 1)
         with counting() as count:
             f(dy)
-        same_number("atomic adds for 37 rows of 8", count.adds, 37 * 8, {"lanes outside the tensor add too": 0})
+        _atomic(count)
+        same_number("atomic adds for 37 rows of 8", count.adds, 37 * 8)
         same_number("addresses for 37 rows of 8", len(count.addresses), 8)
     right("column sums of odd shapes, bfloat16, a transposed tensor, and twice in a row")
 
 
+@poisoned()
 def column_sums_copies(f: Callable[[Tensor], Tensor]) -> None:
     """07-4: the same sums, one atomic add an element, on at least 64 times as many addresses."""
     _column_sum_cases(f)
@@ -172,6 +178,7 @@ def column_sums_copies(f: Callable[[Tensor], Tensor]) -> None:
         dy = _surrounded(30000, 8, torch.float32, 6)
         with counting() as count:
             f(dy)
+        _atomic(count)
         same_number("atomic adds for 30,000 rows of 8", count.adds, 240000)
         if len(count.addresses) < 64 * 8:
             raise Wrong(f"30,000 rows of 8 added to {len(count.addresses)} addresses; 512 or more were asked for")
@@ -216,6 +223,7 @@ def idle_share(f: Callable[[int], float]) -> None:
     right("seven widths")
 
 
+@poisoned()
 def column_sums_block(f: Callable[[Tensor], Tensor]) -> None:
     """09-3: column sums with one atomic add a column and program, at least 64 rows a program."""
     _column_sum_cases(f)
@@ -224,6 +232,7 @@ def column_sums_block(f: Callable[[Tensor], Tensor]) -> None:
     right("column sums, summed in the program first")
 
 
+@poisoned()
 def column_sums_walking(f: Callable[[Tensor], Tensor]) -> None:
     """09-4: column sums by programs that walk down the rows: at most 264 adds a column, however many rows."""
     _column_sum_cases(f)
@@ -237,7 +246,11 @@ def _few_adds(f: Callable[[Tensor], Tensor], rows: int, columns: int, most: int)
         return
     with counting() as count:
         f(torch.randn(rows, columns))
+    _atomic(count)
     if count.adds > most:
         raise Wrong(f"{rows:,} rows of {columns} took {count.adds:,} atomic adds; at most {most:,} were asked for")
+
+
+def _atomic(count: Count) -> None:
     if not count.adds:
-        raise Wrong("no atomic add was counted: the exercise asks for a kernel that adds its partial sums")
+        raise Wrong(f"expected atomic additions in a Triton kernel, got none. {RACE}")

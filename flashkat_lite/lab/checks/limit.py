@@ -1,15 +1,15 @@
 """Checks of chapter 10: grids of whole rows, stages, and sums that repeat, in one launch or with a second stage."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from flashkat_lite import hardware
-
-from .common import DEVICE, Wrong, right, same_bits, same_number, same_tensor
+from .common import DEVICE, Wrong, poisoned, right, same_bits, same_number, same_tensor, timed
 from .kernels import counting
 from .numerics import programs
 
@@ -66,6 +66,7 @@ def _surrounded(*shape: int, seed: int) -> Tensor:
     return everything.to(DEVICE)[MARGIN : MARGIN + size].view(shape)
 
 
+@poisoned()
 def scale_backward(f: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
     """10-3: (dx, dscale) of y = scale · x by columns, without atomic additions, the same bits in any order."""
     for seed, (rows, columns) in enumerate([(37, 96), (1, 300), (1000, 7), (5000, 12)]):
@@ -102,8 +103,10 @@ def scale_backward(f: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]])
             raise Wrong(f"expected no atomic additions, got {count.adds:,}: store partial sums, and add those in order")
         print("No GPU here: correctness was checked, speed was not.")
     else:
-        tensors = [torch.randn(2**18, 768, device=DEVICE) for _ in range(2)] + [torch.randn(768, device=DEVICE)]
-        _timed(f, "scale_backward_solution", tensors, 3 * tensors[0].nbytes, "2¹⁸ rows of 768")
+        from flashkat_lite.lab.solutions_limit import scale_backward_solution as ours
+
+        tensors = *(torch.randn(2**18, 768, device=DEVICE) for _ in range(2)), torch.randn(768, device=DEVICE)
+        timed(f, ours, tensors, "2¹⁸ rows of 768", nbytes=3 * tensors[0].nbytes)
     right("four shapes, the same bits each time")
 
 
@@ -113,6 +116,7 @@ def _pair(answer: Any) -> tuple[Tensor, Tensor]:
     return answer
 
 
+@poisoned()
 def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> None:
     """10-4: the sum of a float32 vector in one launch of several programs, finished by the last of them."""
     sizes = (1, 1000, 65_537, 300_003)
@@ -135,7 +139,7 @@ def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> None:
             )  # fmt: skip
             same_bits(f"the sum of {size:,} elements", backwards, f(other), "programs run in another order")
     if DEVICE == "cpu":
-        with counting() as count, programs() as seen:
+        with counting() as count, programs() as seen, _orders() as orders:
             f(_surrounded(100_000, seed=60))
         _kernel_ran(seen)
         launches = sum(place == (0, 0, 0) for place in seen)
@@ -148,11 +152,34 @@ def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> None:
                 f"expected one atomic addition a program, {len(seen)}, on one address; got {count.adds:,} on "
                 f"{len(count.addresses):,}. Likely cause: sums are added atomically; only the counter should be"
             )
+        if orders != {("ACQUIRE_RELEASE", "GPU")}:
+            got = ", ".join(f"sem={sem.lower()} and scope={scope.lower()}" for sem, scope in sorted(orders))
+            raise Wrong(
+                f"the counter: expected sem=acquire_release and scope=gpu, got {got}. Likely cause: a missing fence: "
+                "the last program may find the others counted, and their sums not yet stored"
+            )
         print("No GPU here: correctness was checked, speed was not.")
     else:
+        from flashkat_lite.lab.solutions_limit import sum_in_one_launch_solution as ours
+
         x = torch.randn(2**26, device=DEVICE)
-        _timed(f, "sum_in_one_launch_solution", [x], x.nbytes, "2²⁶ elements")
+        timed(f, ours, (x,), "2²⁶ elements", nbytes=x.nbytes)
     right("four lengths in one launch, the same bits each time")
+
+
+@contextlib.contextmanager
+def _orders() -> Iterator[set[tuple[str, str]]]:
+    """The memory orders and scopes of atomic operations inside; they change nothing in the interpreter, which tells."""
+    from triton.runtime.interpreter import interpreter_builder
+
+    seen, original = set(), interpreter_builder.create_atomic_rmw
+
+    def operation(kind: Any, pointers: Any, value: Any, mask: Any, sem: Any, scope: Any) -> Any:
+        seen.add((sem.name, scope.name))
+        return original(kind, pointers, value, mask, sem, scope)
+
+    with mock.patch.object(interpreter_builder, "create_atomic_rmw", operation):
+        yield seen
 
 
 def _sum(what: str, got: Any, x: Tensor, cause: str = "") -> None:
@@ -171,19 +198,3 @@ def _sum(what: str, got: Any, x: Tensor, cause: str = "") -> None:
 def _kernel_ran(seen: list) -> None:
     if not seen:
         raise Wrong("expected a Triton kernel, got none: no program ran")
-
-
-def _timed(f: Callable, solution: str, tensors: list[Tensor], nbytes: int, size: str) -> None:
-    """On a GPU, time f against our solution of that name: within 1.2 times its time is right."""
-    from flashkat_lite.lab import solutions_limit
-
-    ours = getattr(solutions_limit, solution)
-    cases = {"yours": lambda: f(*tensors), "ours": lambda: ours(*tensors)}
-    ms = {name: time.median for name, time in hardware.time_interleaved(cases, seconds=0.2).items()}
-    share = ms["yours"] / ms["ours"]
-    print(
-        f"{size}: yours {ms['yours']:.3f} ms, ours {ms['ours']:.3f} ms ({share:.2f}×); "
-        f"yours moves {nbytes / ms['yours'] / 1e6:,.0f} GB/s."
-    )
-    if share > 1.2:
-        raise Wrong(f"correct, but {share:.2f} times as slow as our solution; within 1.2 counts as good")

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashkat_lite import hardware
-
-from .common import DEVICE, Wrong, right, same_number, same_tensor, watching
+from .common import DEVICE, Wrong, poisoned, right, same_number, same_tensor, timed, watching
 
 SECTOR = 32  # bytes
+MARGIN = 8192  # elements of NaN on either side of an input
 
 
 @dataclass
@@ -89,8 +88,8 @@ def programs_to_fill(f: Callable[[float, float, int, int], int]) -> None:
 def bank_ways(f: Callable[[list[int]], int]) -> None:
     """05-3: how many times shared memory serves a warp's 32 words: the most different words in one bank."""
     cases = {
-        "neighbouring words": list(range(32)),
         "every second word": [2 * i for i in range(32)],
+        "neighbouring words": list(range(32)),
         "every 32nd word": [32 * i for i in range(32)],
         "every 33rd word": [33 * i for i in range(32)],
         "one word for all": [7] * 32,
@@ -115,17 +114,16 @@ def bank_ways(f: Callable[[list[int]], int]) -> None:
     right("eight patterns of words")
 
 
+@poisoned()
 def transposed(f: Callable[[Tensor], Tensor]) -> None:
     """05-4: x [R, C] float32, any strides -> contiguous [C, R], whole sectors read and written."""
-    generator = torch.Generator().manual_seed(5)
     cases = {
-        "64 × 96": torch.randn(64, 96, generator=generator),
-        "37 × 70": torch.randn(37, 70, generator=generator),
-        "1 × 300": torch.randn(1, 300, generator=generator),
-        "every second column of 50 × 80": torch.randn(50, 160, generator=generator)[:, ::2],
+        "64 × 96": _surrounded(64, 96, 5),
+        "37 × 70": _surrounded(37, 70, 6),
+        "1 × 300": _surrounded(1, 300, 7),
+        "every second column of 50 × 80": _surrounded(50, 160, 8)[:, ::2],
     }
     for name, x in cases.items():
-        x = x.to(DEVICE)
         got, want = f(x), x.T.contiguous()
         causes = {
             "the input's strides: take both from x.stride()": _misread(x).T,
@@ -135,16 +133,23 @@ def transposed(f: Callable[[Tensor], Tensor]) -> None:
         if not got.is_contiguous():
             raise Wrong(f"the transpose of {name}: expected a contiguous tensor, got strides {got.stride()}")
     if DEVICE == "cpu":
-        return _whole_sectors(f)
+        _whole_sectors(f)
+        _nothing_outside(f, cases["37 × 70"])
+        print("No GPU here: correctness and sectors were checked, speed was not.")
+        return right("a transpose of odd shapes and strides, in whole sectors")
     from flashkat_lite.lab.solutions_memory import transposed_solution as ours
 
     x = torch.randn(8192, 8192, device=DEVICE)
-    times = hardware.time_interleaved({"yours": lambda: f(x), "ours": lambda: ours(x)}, seconds=0.2)
-    yours, best = times["yours"].median, times["ours"].median
-    print(f"8192 × 8192: yours {yours:.3f} ms, ours {best:.3f} ms ({yours / best:.2f}×).")
-    if yours > 1.2 * best:
-        raise Wrong(f"correct, but {yours / best:.2f} times as slow as our solution; within 1.2 counts as good")
-    right("a transpose of odd shapes and strides, and fast")
+    timed(f, ours, (x,), "8192 × 8192", nbytes=2 * x.nbytes)
+    right("a transpose of odd shapes and strides")
+
+
+def _surrounded(rows: int, columns: int, seed: int) -> Tensor:
+    """Random normal [rows, columns] with NaN before and after it in memory: what a mask forgets becomes visible."""
+    everything = torch.full((2 * MARGIN + rows * columns,), float("nan"))
+    values = torch.randn(rows * columns, generator=torch.Generator().manual_seed(seed))
+    everything[MARGIN : MARGIN + rows * columns] = values
+    return everything.to(DEVICE)[MARGIN : MARGIN + rows * columns].view(rows, columns)
 
 
 def _misread(x: Tensor) -> Tensor:
@@ -166,5 +171,19 @@ def _whole_sectors(f: Callable[[Tensor], Tensor]) -> None:
                 f"correct, but its {what} touch {sectors:,} sectors at {rows} × {columns}; {needed:,} hold the data, "
                 f"and 1.5 times that were allowed. Likely cause: a program's tile is thin across the {what}."
             )
-    print("No GPU here: correctness and sectors were checked, speed was not.")
-    right("a transpose of odd shapes and strides, in whole sectors")
+
+
+def _nothing_outside(f: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    outside = 0
+
+    def load(addresses, _):
+        nonlocal outside
+        outside += int(((addresses < x.data_ptr()) | (addresses >= x.data_ptr() + x.nbytes)).sum())
+
+    with watching(load=load):
+        f(x)
+    if outside:
+        raise Wrong(
+            f"right values, but at 37 × 70 expected no load outside of the tensor, got {outside:,}. Likely cause: a "
+            "mask is missing"
+        )

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashkat_lite import hardware
-
-from .common import DEVICE, Wrong, right, same_bits, same_number, same_tensor
+from .common import DEVICE, Wrong, poisoned, right, same_bits, same_number, same_tensor, timed
 from .kernels import counting
 
 MARGIN = 8192  # elements of NaN on either side of an input
@@ -89,6 +87,7 @@ def _cancelling(rows: int, columns: int, seed: int) -> Tensor:
     return dy
 
 
+@poisoned()
 def column_sums_compensated(f: Callable[[Tensor], Tensor]) -> None:
     """12-3: float32 column sums as accurate as twice the precision, rounded once; no atomic additions."""
     g = torch.Generator().manual_seed(123)
@@ -112,7 +111,10 @@ def column_sums_compensated(f: Callable[[Tensor], Tensor]) -> None:
             f(torch.randn(500, 8, generator=g))
         _without_atomics(count.adds, seen)
     else:
-        _timed(f, "column_sums_compensated_solution", torch.randn(2**19, 96, device=DEVICE), "2¹⁹ rows of 96")
+        from flashkat_lite.lab.solutions_numerics import column_sums_compensated_solution as ours
+
+        x = torch.randn(2**19, 96, device=DEVICE)
+        timed(f, ours, (x,), "2¹⁹ rows of 96", nbytes=x.nbytes, copied=x)
     right("column sums to the last bits, where nearly everything cancels too")
 
 
@@ -163,6 +165,7 @@ def programs(backwards: bool = False) -> Iterator[list]:
         interpreter_builder.set_grid_idx = original
 
 
+@poisoned()
 def sum_repeatable(f: Callable[[Tensor], Tensor]) -> None:
     """12-4: the sum of a float32 vector, the same bits whatever order programs run in."""
     g = torch.Generator().manual_seed(124)
@@ -191,23 +194,8 @@ def sum_repeatable(f: Callable[[Tensor], Tensor]) -> None:
             f(vectors["65,537 elements"])
         _without_atomics(count.adds, seen)
     else:
-        _timed(f, "sum_repeatable_solution", torch.randn(2**26, device=DEVICE), "2²⁶ elements")
+        from flashkat_lite.lab.solutions_numerics import sum_repeatable_solution as ours
+
+        x = torch.randn(2**26, device=DEVICE)
+        timed(f, ours, (x,), "2²⁶ elements", nbytes=x.nbytes, copied=x)
     right("four lengths, the same bits each time")
-
-
-def _timed(f: Callable, solution: str, data: Tensor, size: str) -> None:
-    """On a GPU, time f against our solution of that name: within 1.2 times its time is right."""
-    from flashkat_lite.lab import solutions_numerics
-
-    ours = getattr(solutions_numerics, solution)
-    copy = torch.empty_like(data)
-    cases = {"yours": lambda: f(data), "ours": lambda: ours(data), "copy": lambda: copy.copy_(data)}
-    ms = {name: time.median for name, time in hardware.time_interleaved(cases, seconds=0.2).items()}
-    rates = {name: (1 + (name == "copy")) * data.nbytes / t / 1e6 for name, t in ms.items()}
-    print(
-        f"{size}: yours {ms['yours']:.3f} ms, ours {ms['ours']:.3f} ms; "
-        f"you read {rates['yours']:,.0f} GB/s, a copy moves {rates['copy']:,.0f}."
-    )
-    share = ms["yours"] / ms["ours"]
-    if share > 1.2:
-        raise Wrong(f"correct, but {share:.2f} times as slow as our solution; within 1.2 counts as good")

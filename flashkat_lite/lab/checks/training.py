@@ -53,7 +53,8 @@ def tile_sums_fake(f: Callable[[Tensor, int], Tensor]) -> None:
     """13-2: the shape, dtype and device of the sums over tiles of rows; also where the number of rows is a symbol."""
     op = torch.library.custom_op(f"checks::tile_sums_{next(_numbers)}", _tile_sums, mutates_args=())
     op.register_fake(f)
-    for rows, columns, tile, dtype in ((128, 24, 32, torch.float32), (100, 24, 32, torch.bfloat16)):
+    cases = ((128, 24, 32, torch.float32), (100, 24, 32, torch.bfloat16), (7, 5, 3, torch.float32))
+    for rows, columns, tile, dtype in cases:
         what = f"the sums of {rows} rows of {columns} {str(dtype).removeprefix('torch.')}, tiles of {tile}"
         real = op(torch.ones(rows, columns, dtype=dtype, device=DEVICE), tile)
         with FakeTensorMode():

@@ -1,0 +1,255 @@
+"""The process in which `make grade` runs a submission: IPython's kernel, in which our checks are run by us.
+
+python book/tools/grade_kernel.py FOLDER CHARACTERS -f CONNECTION_FILE: writes below FOLDER only, prints so much a cell.
+
+Before the notebook begins it imports what the checks use and keeps it. A check comes as a request of its own, which
+IPython's hooks and input transformers never see; what the notebook changed in the meantime is put back first, the
+checks are loaded anew from memory, and the answer is sealed with a key that was never in the notebook's variables.
+All this is one process, and Python hides nothing: it stops the plain ways to a better grade, not a determined one.
+"""
+
+import builtins
+import contextlib
+import ctypes
+import hmac
+import importlib.abc
+import importlib.util
+import io
+import json
+import os
+import resource
+import signal
+import sys
+import types
+import unittest.mock  # noqa: F401 (kept by snapshot)
+from pathlib import Path
+
+from ipykernel import iostream, ipkernel, kernelapp
+
+CHECKS = "flashkat_lite.lab.checks"
+REQUEST = "#flashkat "
+FILE_LIMIT = 2**30  # bytes
+# What checks call, beside all of flashkat_lite.
+WATCHED = {
+    *("builtins", "collections", "contextlib", "ctypes", "functools", "hashlib", "hmac", "importlib", "inspect", "io"),
+    *("itertools", "json", "json.encoder", "math", "numpy", "numpy.testing", "operator", "os", "signal", "statistics"),
+    *("time", "torch", "torch._tensor", "torch.autograd", "torch.cuda", "torch.linalg", "torch.nn.functional"),
+    *("torch.testing", "torch.utils.benchmark", "triton", "triton.language", "triton.runtime.interpreter", "types"),
+    *("unittest.mock",),
+}
+
+
+def seal(secret, answer):
+    """What only the holder of the secret can say of an answer."""
+    return hmac.new(secret.encode(), json.dumps(answer, sort_keys=True).encode(), "sha256").hexdigest()
+
+
+# Files and other processes, where Linux lets a process confine itself (Landlock, since 5.13)
+
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # system calls, the same on every architecture
+NO_NEW_PRIVILEGES = 38
+# Write to a file, remove a folder, a file, make a device, folder, file, socket, pipe, block device, link: since the
+# first version. Move between folders since the second, truncate since the third.
+WRITES = {1: 1 << 1 | sum(1 << bit for bit in range(4, 13)), 2: 1 << 13, 3: 1 << 14}
+SCOPES = {6: 1 << 1}  # signals to processes outside
+
+
+def landlock():
+    """The version of Landlock that this system offers; 0 where it has none."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    return max(0, ctypes.CDLL(None).syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1))
+
+
+def confine(folder):
+    """From here on this process and its children write below `folder` only; False where the system does not offer it.
+
+    They may also write to devices and /proc, as CUDA does. Reading and the network stay as they are.
+    """
+    version, libc = landlock(), ctypes.CDLL(None)
+    if not version:
+        return False
+    writes = sum(bits for since, bits in WRITES.items() if since <= version)
+    scopes = sum(bits for since, bits in SCOPES.items() if since <= version)
+    rules = (ctypes.c_uint64 * 3)(writes, 0, scopes)
+    size = 8 if version < 4 else 16 if version < 6 else 24  # the network's field came fourth, the scopes sixth
+    ruleset = libc.syscall(CREATE_RULESET, rules, ctypes.c_size_t(size), 0)
+    if ruleset < 0:
+        return False
+    for place in (folder, "/dev", "/proc"):
+        opened = os.open(place, os.O_PATH)
+        beneath = (ctypes.c_char * 12).from_buffer_copy(
+            writes.to_bytes(8, sys.byteorder) + opened.to_bytes(4, sys.byteorder)
+        )
+        added = libc.syscall(ADD_RULE, ruleset, 1, beneath, 0)
+        os.close(opened)
+        if added:
+            return False
+    confined = libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and libc.syscall(RESTRICT_SELF, ruleset, 0) == 0
+    os.close(ruleset)
+    return confined
+
+
+# What a notebook may change, and its way back
+
+
+def snapshot():
+    """Keeps the functions and classes of the watched modules; returns what puts them back."""
+    modules = dict(sys.modules)
+    watched = [module for name, module in modules.items() if module is not None and _watched(name)]
+    attributes = [(vars(module), _callables(module)) for module in watched]
+    classes, codes = {}, []
+    for _, kept in attributes:
+        for value in kept.values():
+            if isinstance(value, type) and _watched(value.__module__):
+                classes[value] = _callables(value)
+    functions = [value for kept in [*(k for _, k in attributes), *classes.values()] for value in kept.values()]
+    for function in functions:
+        if isinstance(function, types.FunctionType):
+            codes.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
+    tensor, tensor_names = modules["torch"].Tensor, set(vars(modules["torch"].Tensor))
+    put_back_builtins, kept_builtins = vars(builtins).update, _callables(builtins)
+
+    def restore():
+        put_back_builtins(kept_builtins)  # first: what follows uses them
+        sys.modules.update(modules)
+        for namespace, kept in attributes:
+            namespace.update(kept)
+        for holder, kept in classes.items():
+            for name, value in kept.items():
+                if vars(holder).get(name) is not value:
+                    setattr(holder, name, value)
+        for name in set(vars(tensor)) - tensor_names:  # methods of its base class, hidden by others
+            delattr(tensor, name)
+        for function, code, defaults, keyword_defaults in codes:
+            if function.__code__ is not code:
+                function.__code__ = code
+            function.__defaults__, function.__kwdefaults__ = defaults, keyword_defaults
+
+    return restore
+
+
+def _watched(name):
+    return name in WATCHED or name.partition(".")[0] == "flashkat_lite"
+
+
+def _callables(holder):
+    kinds = types.ModuleType, property, staticmethod, classmethod
+    return {name: value for name, value in vars(holder).items() if callable(value) or isinstance(value, kinds)}
+
+
+class FromMemory(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports the checks from code that was read before the notebook could change a file."""
+
+    def __init__(self):
+        modules = {name: module for name, module in sys.modules.items() if f"{name}.".startswith(f"{CHECKS}.")}
+        self.codes = {name: module.__loader__.get_code(name) for name, module in modules.items()}
+
+    def find_spec(self, name, path=None, target=None):
+        known = name in self.codes
+        return importlib.util.spec_from_loader(name, self, is_package=name == CHECKS) if known else None
+
+    def exec_module(self, module):
+        exec(self.codes[module.__name__], vars(module))
+
+
+# Running a check
+
+
+class Few(io.StringIO):
+    """Keeps the first characters that are written to it."""
+
+    def write(self, text):
+        return super().write(text[: max(0, 4000 - self.tell())])
+
+
+def _plain(text):
+    return text.encode("utf-8", "replace").decode()
+
+
+def checker(lab, names):
+    """Makes check(source): runs it on the notebook's variables, and says what came of it."""
+    restore, finder, finders = snapshot(), FromMemory(), list(sys.meta_path)
+
+    def check(source):
+        restore()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.meta_path[:] = [finder, *finders]
+        for name in finder.codes:
+            sys.modules.pop(name, None)
+        lab.checks = importlib.import_module(CHECKS)
+        common = sys.modules[f"{CHECKS}.common"]
+        printed, message = Few(), ""
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec(compile(source, "<check>", "exec"), {**names(), "lab": lab, "__builtins__": builtins})
+        except BaseException as error:  # SystemExit too
+            message = f"{type(error).__name__}: {error}".partition("\n")[0][:2000]
+        speeds = [[speed.line, speed.band, speed.share] for speed in common.speeds]
+        return {"message": _plain(message), "printed": _plain(printed.getvalue()), "speeds": speeds}
+
+    return check
+
+
+class Output(iostream.OutStream):
+    """The notebook's stdout and stderr: more than `most` characters in a cell, of both together, are an error there."""
+
+    most = written = 0
+
+    def write(self, string):
+        Output.written += len(string)
+        if Output.written > Output.most:
+            raise OSError(f"a cell prints at most {Output.most:,} characters")
+        return super().write(string)
+
+
+def kernel_class(check):
+    """IPython's kernel; {"secret": …} and {"id": …, "source": …} after REQUEST are for us."""
+    secret = None
+
+    class Kernel(ipkernel.IPythonKernel):
+        async def do_execute(self, code, silent, *arguments, **options):
+            nonlocal secret
+            Output.written = 0
+            if not code.startswith(REQUEST):
+                return await super().do_execute(code, silent, *arguments, **options)
+            request, answer, proof = json.loads(code.removeprefix(REQUEST)), None, None
+            if secret is None:
+                secret = request["secret"]
+            else:
+                answer = {"id": request["id"], **check(request["source"])}
+                proof = seal(secret, answer)
+            reply = {"status": "ok", "execution_count": self.execution_count, "payload": [], "user_expressions": {}}
+            return reply | {"answer": answer, "proof": proof}
+
+    return Kernel
+
+
+def main():
+    folder, characters = sys.argv[1], int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, FILE_LIMIT))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    confine(folder)
+    os.chdir(os.path.join(folder, "work"))
+    sys.path[0] = ""
+
+    Output.most = characters
+    with contextlib.redirect_stdout(io.StringIO()):  # what lab displays when it is imported
+        from flashkat_lite import lab
+    with contextlib.suppress(ImportError):  # no Triton
+        import triton.runtime.interpreter  # noqa: F401
+
+        for solutions in Path(lab.__file__).parent.glob("solutions*.py"):  # what speed is compared with
+            importlib.import_module(f"flashkat_lite.lab.{solutions.stem}")
+
+    variables = {}
+    app = kernelapp.IPKernelApp.instance(outstream_class="__main__.Output")
+    app.kernel_class = kernel_class(checker(lab, lambda: variables))
+    app.initialize(sys.argv[3:])
+    variables = app.shell.user_ns
+    app.shell.ask_exit = lambda: None  # a cell that says quit() ends itself only
+    app.start()
+
+
+if __name__ == "__main__":
+    main()

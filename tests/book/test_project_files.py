@@ -1,0 +1,121 @@
+"""What surrounds the book: licences, citation, forms for issues, Binder, the Slurm script, links between them."""
+
+import os
+import re
+import shutil
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import pytest
+import tomllib
+import wheelhouse
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+FORMS = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+INPUTS = {"markdown", "textarea", "input", "dropdown", "checkboxes"}
+SBATCH = ROOT / "examples" / "slurm" / "execute.sbatch"
+
+
+def test_both_licences_are_there_in_full():
+    code, text = (ROOT / "LICENSE").read_text(), (ROOT / "LICENSE-text").read_text()
+    assert code.startswith("MIT License") and "WITHOUT WARRANTY OF ANY KIND" in code
+    sections = re.findall(r"^Section (\d) -- ", text, re.MULTILINE)
+    assert sections == list("12345678") and text.rstrip().endswith("creativecommons.org.")
+    assert all("the FlashKAT from Scratch authors" in licence for licence in (code, text))
+
+
+def test_the_citation_has_what_its_format_asks_for():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation.keys() >= {"message", "title", "authors", "version", "license"}
+    for work in citation["references"]:
+        assert work.keys() >= {"type", "title", "authors", "year"} and work["year"] <= date.today().year
+        assert all(author.keys() == {"family-names", "given-names"} for author in work["authors"])
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_an_issue_form_is_one_that_github_shows(path):
+    form = yaml.safe_load(path.read_text())
+    assert form["name"] and form["description"]
+    assert {item["type"] for item in form["body"]} <= INPUTS
+    asked = [item for item in form["body"] if item["type"] != "markdown"]
+    assert all(item["attributes"]["label"] for item in asked)
+    assert len({item["id"] for item in asked}) == len(asked)
+    assert "doctor" in path.read_text()
+
+
+def test_there_is_a_form_for_kernels_errata_and_gpus_and_the_pages_name_theirs():
+    assert [path.stem for path in FORMS] == ["erratum", "gpu", "kernel"]
+    name = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "erratum.yml").read_text())["name"]
+    assert f"*{name}*" in (ROOT / "book" / "errata.md").read_text()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_files_that_a_page_links_to_exist(name):
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text())
+    assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
+
+
+def test_the_security_page_names_no_address_of_its_own():
+    text = (ROOT / "SECURITY.md").read_text()
+    assert "Report a vulnerability" in text
+    assert not re.search(r"\S@\S|https?://", text)
+
+
+def test_binder_has_the_pins_and_all_that_chapters_need():
+    lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
+    ours = wheelhouse.pins("\n".join(lines))
+    everywhere = wheelhouse.pins((ROOT / "requirements.txt").read_text())
+    assert ours == {name: everywhere[name] for name in ours}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["lab"]]
+    assert {Requirement(line).name for line in needed} <= ours.keys()
+    assert "-e .[lab]" in lines
+    assert (ROOT / "binder" / "runtime.txt").read_text() == "python-3.11\n"
+
+
+@pytest.fixture
+def sbatch(tmp_path):
+    """Runs the batch script with a stand-in for make, which writes down how it was called."""
+    (tmp_path / "bin").mkdir()
+    make = tmp_path / "bin" / "make"
+    make.write_text('#!/bin/sh\necho "$PWD|$PYTHONPATH|$(dirname "$TRITON_CACHE_DIR")|$*"\n')
+    make.chmod(0o755)
+
+    def run(*chapters, **environment):
+        environment |= {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+        return subprocess.run(["bash", str(SBATCH), *chapters], env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def test_the_batch_script_executes_chapters_from_the_folder_of_the_book(sbatch, tmp_path):
+    done = sbatch("07", "09", SLURM_SUBMIT_DIR=str(tmp_path), PYTHON="/opt/python")
+    assert done.returncode == 0, done.stderr
+    execute, compare = (line.split("|") for line in done.stdout.splitlines())
+    assert execute[0] == str(tmp_path) and execute[1] == f"{tmp_path}/site:{tmp_path}"
+    assert execute[3] == "execute PY=/opt/python CHAPTERS=07 09" and compare[3] == "compare PY=/opt/python"
+    assert execute[2].startswith(str(tmp_path)) and not os.path.exists(execute[2])
+
+
+def test_the_batch_script_outside_of_slurm_says_how_to_submit_it(sbatch):
+    done = sbatch()
+    assert done.returncode != 0 and done.stdout == "" and "sbatch" in done.stderr
+
+
+def test_slurm_sees_every_line_that_is_meant_for_it():
+    """It stops looking at the first command."""
+    lines = SBATCH.read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
+    assert "#SBATCH --gres=gpu:1" in lines[:first]
+    assert not any(line.startswith("#SBATCH") for line in lines[first:])
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is missing: apt install shellcheck")
+def test_shellcheck_finds_no_fault_in_the_scripts():
+    done = subprocess.run(["shellcheck", str(SBATCH), str(ROOT / ".ci" / "run")], capture_output=True, text=True)
+    assert done.stdout == ""
