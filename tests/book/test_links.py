@@ -41,3 +41,10 @@ def test_internal_links_resolve(html, built):
 def test_no_placeholder_address(built):
     for path in built:
         assert "example.com" not in path.read_text(), path.name
+
+
+def test_every_reference_says_where_it_can_be_found(root):
+    entries = (root / "book" / "references.bib").read_text().split("\n@")
+    assert len(entries) > 40
+    for entry in entries:
+        assert any(f"\n  {word}" in entry for word in ("doi", "eprint", "url", "isbn")), entry.partition(",")[0]

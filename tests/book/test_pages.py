@@ -36,11 +36,23 @@ UNWRAP = """() => {
   });
   for (const word of alike) word.replaceWith(word.textContent);
 }"""
-VIOLATIONS = """async (rules) => (await axe.run({
-  preload: false, resultTypes: ["violations"], ...(rules.length ? { runOnly: rules } : {}),
-})).violations.flatMap((rule) => rule.nodes.map((node) => `axe ${rule.id}: ${node.html.slice(0, 160)}`))"""
+# What looks like what stands before it has its contrast too: the first of each stays.
+THIN = """() => {
+  const seen = new Set();
+  for (const element of document.querySelectorAll(".bd-article :is(p, li, td, th, dt, dd, pre)")) {
+    const style = getComputedStyle(element);
+    const look = [element, element.parentElement, ...element.querySelectorAll("*")].map((e) => e.tagName + e.className);
+    const key = [...look, style.color, style.backgroundColor, style.fontSize, style.fontWeight].join();
+    if (seen.has(key)) element.remove();
+    seen.add(key);
+  }
+}"""
+VIOLATIONS = """async (options) => (await axe.run({ preload: false, resultTypes: ["violations"], ...options }))
+  .violations.flatMap((rule) => rule.nodes.map((node) => `axe ${rule.id}: ${node.html.slice(0, 160)}`))"""
 # What the colours or the width of a page can break; the rest is the same on all.
 OF_LOOKS = ["color-contrast", "link-in-text-block", "meta-viewport", "scrollable-region-focusable", "target-size"]
+LOOKS = {"runOnly": OF_LOOKS}
+ALL_ELSE = {"rules": {rule: {"enabled": False} for rule in OF_LOOKS}}
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +92,10 @@ def test_page(browser, base, vendored, axe, root, page):
             look(width, scheme)
             tab.screenshot(path=f"{picture}_{scheme}_{width}.jpg", type="jpeg", quality=80, full_page=True)
 
-        def examine(width, scheme, rules=()):
+        def examine(width, scheme, rules):
             look(width, scheme)
             tab.wait_for_timeout(500)  # the theme gives what scrolls a tab stop 300 ms after a change of size
-            return tab.evaluate(VIOLATIONS, list(rules))
+            return tab.evaluate(VIOLATIONS, rules)
 
         faults += tab.evaluate(FAULTS)
         photograph(1440, "light")
@@ -98,7 +110,9 @@ def test_page(browser, base, vendored, axe, root, page):
         if axe:
             tab.evaluate(UNWRAP)
             tab.evaluate(axe)
-            faults += examine(1280, "light") + examine(390, "dark", OF_LOOKS)
+            faults += examine(1280, "light", ALL_ELSE)
+            tab.evaluate(THIN)
+            faults += examine(1280, "light", LOOKS) + examine(390, "dark", LOOKS)
     assert not faults, "\n".join(dict.fromkeys(faults))
 
 
@@ -135,7 +149,7 @@ def test_motion_can_be_unwanted(browser, base):
         for _ in range(2):
             tab.get_by_role("button", name="Play").click()
             tab.wait_for_timeout(300)
-            moved.append(tab.locator(".fk-motion-controls input").input_value())
+            moved.append(tab.locator(".fk-motion-controls [type=range]").input_value())
         assert moved == ["520", "620"]  # a tenth of the way at each press, from 420
     assert not faults
 
@@ -153,7 +167,7 @@ def test_what_comes_over_the_wire(browser, base, page, limit):
 
 def test_an_address_where_nothing_is_gets_a_page_that_stands_alone(browser, base, html):
     text = (html / "404.html").read_text()
-    assert "<link" not in text and "<script" not in text
+    assert "<script" not in text and text.count("<link") == text.count('<link rel="icon" href="data:,">') == 1
     with visit(browser, base, "404") as (tab, faults):
         tab.get_by_role("link").click()
         tab.wait_for_url(f"{base}index.html")
