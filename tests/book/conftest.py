@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import triton_first  # noqa: F401
 from filelock import FileLock
 from needs import chromium
 
