@@ -327,6 +327,13 @@ def theme_widgets(app, doctree) -> None:
     body["body"] = json.dumps(content).replace("</script>", r"<\/script>")
 
 
+def drop_unused_scripts(app, pagename, templatename, context, doctree) -> None:
+    """Sphinx gives MathJax to each page that lists one with equations; only where there are some is it of use."""
+    if 'class="math' not in context.get("body", ""):
+        scripts, mathjax = context["script_files"], Path(app.config.mathjax_path).name
+        context["script_files"] = [script for script in scripts if not str(script.filename).endswith(mathjax)]
+
+
 def drop_links_to_generated(app, pagename, templatename, context, doctree) -> None:
     """A generated page is not in the repository: nothing to edit there."""
     if pagename in GENERATED:
@@ -359,6 +366,7 @@ def setup(app):
     app.connect("doctree-read", theme_widgets)
     app.connect("html-page-context", drop_links_to_generated, priority=900)
     app.connect("html-page-context", add_to_page)
+    app.connect("html-page-context", drop_unused_scripts, priority=900)
     app.connect("build-finished", write_sitemap)
     app.add_directive("motion", MotionFigure)
     app.add_directive("chapters", Chapters)

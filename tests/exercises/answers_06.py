@@ -3,7 +3,7 @@
 import torch
 import triton
 import triton.language as tl
-from mistakes import Accumulates
+from mistakes import Accumulates, load
 
 
 def limit(flops, nbytes, additions, gflop_s, gb_s, adds_per_ns):
@@ -67,13 +67,7 @@ def index_kernel(
 ):  # fmt: skip
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     index = tl.load(index_ptr + at, mask=at < count, other=0)
-    if not MASK:
-        terms = tl.load(terms_ptr + at)
-    elif OTHER:
-        terms = tl.load(terms_ptr + at, mask=at < count, other=0.0)
-    else:
-        terms = tl.load(terms_ptr + at, mask=at < count)
-    terms = terms.to(out_ptr.dtype.element_ty)
+    terms = load(terms_ptr + at, at < count, MASK, OTHER).to(out_ptr.dtype.element_ty)
     if ATOMIC:
         tl.atomic_add(out_ptr + index, terms)
     else:

@@ -5,6 +5,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from mistakes import load
 
 
 def staged(terms, lanes, chunk):
@@ -47,13 +48,7 @@ def by_atomics(x):
 @triton.jit
 def one_go_kernel(x_ptr, out_ptr, count, BLOCK: tl.constexpr, MASK: tl.constexpr, OTHER: tl.constexpr):
     at = tl.arange(0, BLOCK)
-    if not MASK:
-        x = tl.load(x_ptr + at)
-    elif OTHER:
-        x = tl.load(x_ptr + at, mask=at < count, other=0.0)
-    else:
-        x = tl.load(x_ptr + at, mask=at < count)
-    tl.store(out_ptr, tl.sum(x))
+    tl.store(out_ptr, tl.sum(load(x_ptr + at, at < count, MASK, OTHER)))
 
 
 def in_one_go(x, MASK=True, OTHER=True):

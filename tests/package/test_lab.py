@@ -127,48 +127,6 @@ def test_an_inline_figure_has_a_name_and_no_colours_of_its_own():
     assert not re.findall(r"[^,] #[0-9a-f]{6}\b", html), "a colour outside of var(…, fallback)"
 
 
-def test_count_work_names_the_cause():
-    with pytest.raises(checks.Wrong, match=r"atomic adds.*m\+1 coefficients"):
-        checks.count_work(lambda r, d, g, m, n: (12 * r * d, (m + n) * r * d, (m + 1 + n) * g))
-    with pytest.raises(checks.Wrong, match="three tensors"):
-        checks.count_work(lambda r, d, g, m, n: (8 * r * d, (m + 1 + n) * r * d, (m + 1 + n) * g))
-    with pytest.raises(checks.Wrong, match="expected a tuple"):
-        checks.count_work(lambda *_: None)
-
-
-def test_coefficient_gradients_names_lost_signs_and_strided_groups():
-    from flashkat_lite.reference import rational_gradients
-
-    def right(dy, x, a, b):
-        return rational_gradients(dy, x, a, b)[1:]
-
-    def no_sign(dy, x, a, b):
-        return right(dy, x, a, b.abs())
-
-    def no_minus(dy, x, a, b):
-        da, db = right(dy, x, a, b)
-        return da, -db
-
-    def strided(dy, x, a, b):
-        def move(t):
-            return t.reshape(len(t), -1, len(a)).transpose(1, 2).reshape(len(t), -1)
-
-        return right(move(dy), move(x), a, b)
-
-    checks.coefficient_gradients(right)
-    for wrong, cause in ((no_sign, "sign of b_j is lost"), (no_minus, "minus sign"), (strided, "share a group")):
-        with pytest.raises(checks.Wrong, match=cause):
-            checks.coefficient_gradients(wrong)
-
-
-def test_counts_of_block_reduction():
-    checks.count_block(lambda r, g, m, n, s: (-(-r // s) * g, -(-r // s) * g * (m + 1 + n)))
-    with pytest.raises(checks.Wrong, match="round up"):
-        checks.count_block(lambda r, g, m, n, s: (r // s * g, r // s * g * (m + 1 + n)))
-    with pytest.raises(checks.Wrong, match="share in use"):
-        checks.idle_share(lambda w: w / (1 << (w - 1).bit_length()))
-
-
 def test_same_tensor_says_where_and_how_far():
     want = torch.arange(6.0).reshape(2, 3)
     got = want.clone()
