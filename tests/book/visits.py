@@ -3,6 +3,8 @@
 import itertools
 from contextlib import contextmanager
 
+from playwright.sync_api import TimeoutError as TookTooLong
+
 READY = """async () => {
   await document.fonts.ready;
   if (document.querySelector(".math")) await window.MathJax.startup.promise;
@@ -41,9 +43,8 @@ TOO_WIDE = "() => document.documentElement.scrollWidth > window.innerWidth"
 FRAMES = """() => [...document.querySelectorAll(".widget-html-content")]
   .filter((frame) => frame.getClientRects().length > 0).map((frame) => frame.innerHTML).join()"""
 
-
-MOTIONS = """() => [...document.querySelectorAll(".fk-motion")]
-  .map((box) => box.querySelector(".fk-motion-stage").innerHTML + box.querySelector(".fk-motion-said").textContent)"""
+MOTIONS = """() => [...document.querySelectorAll(".fk-motion :is(.fk-motion-stage, .fk-motion-said)")]
+  .map((part) => part.innerHTML).join()"""
 
 
 @contextmanager
@@ -73,6 +74,15 @@ def visit(browser, base, page, scheme="light", width=1280, vendored=True, script
     context.close()
 
 
+def becomes(tab, condition, before=None):
+    """Whether `condition`, a function of `before`, comes true within five seconds."""
+    try:
+        tab.wait_for_function(condition, arg=before, timeout=5000)
+    except TookTooLong:
+        return False
+    return True
+
+
 def move_sliders(tab):
     """Press an arrow key on each slider; returns the sliders without a name and those that move no frame."""
     wrong = []
@@ -86,14 +96,13 @@ def move_sliders(tab):
         for end in ("End", "Home"):
             tab.keyboard.press(end)
             tab.wait_for_timeout(60)
-            if not tab.evaluate(FRAMES).strip():
+            if not becomes(tab, f"() => ({FRAMES})().trim()"):
                 wrong.append(f"the slider {name!r} shows nothing at its end")
         before = tab.evaluate(FRAMES)
         tab.keyboard.press("ArrowRight")
-        tab.wait_for_timeout(150)
         if not name:
             wrong.append("a slider without a name")
-        if tab.evaluate(FRAMES) == before:
+        if not becomes(tab, f"(before) => ({FRAMES})() !== before", before):
             wrong.append(f"the slider {name!r} moves no frame")
 
 
@@ -106,10 +115,11 @@ def move_motions(tab):
         for key in ["Enter"] if control.evaluate("(c) => c.type") == "button" else ["ArrowDown", "End", "Home"]:
             before = tab.evaluate(MOTIONS)
             tab.keyboard.press(key)
-            tab.wait_for_timeout(30)
-            after = tab.evaluate(MOTIONS)
-            if key != "Home" and key != "End" and after == before:
+            if key in ("Home", "End"):
+                tab.wait_for_timeout(30)
+            elif not becomes(tab, f"(before) => ({MOTIONS})() !== before", before):
                 wrong.append(f"{what} changes nothing")
-            if any("NaN" in drawing or "Infinity" in drawing for drawing in after):
+            after = tab.evaluate(MOTIONS)
+            if "NaN" in after or "Infinity" in after:
                 wrong.append(f"{what} draws no number at {key}")
     return wrong
