@@ -207,3 +207,11 @@ def test_minus_zero_has_sign_plus_one_but_for_the_stationary_kernel(backward, at
     a, b = torch.tensor([[0.7, 0.3]], device=DEVICE), torch.tensor([[0.6]], device=DEVICE)
     dx = both_passes(torch.ones_like(x), x, a, b, backward)[1]
     torch.testing.assert_close(dx, torch.tensor([[-0.12, at_minus_zero]], device=DEVICE))
+
+
+@every_rung
+@pytest.mark.parametrize("seed", [0, 19])
+def test_a_denominator_beyond_two_to_the_63_costs_no_more_than_what_float32_cannot_hold(backward, seed):
+    """|x| is near 2000 and P a constant, so dy P/Q² has no normal float32."""
+    dtypes, layouts = (torch.float32,) * 3, ("contiguous",) * 2
+    holds(Case([], 2, 1, (1, 6), "neither", dtypes, seed, True, [], True, layouts), backward)
