@@ -4,8 +4,8 @@ Importing it chooses where kernels run. With a CUDA device, there. Without one, 
 TRITON_INTERPRET=1, which Triton reads when it is imported, and says so in one line.
 """
 
+import importlib.util
 import os
-import platform
 import sys
 from typing import TypeVar
 
@@ -31,8 +31,8 @@ def pick(*, gpu: T, cpu: T) -> T:
 def _set_up() -> None:
     if GPU:
         note(f"Kernels run on this machine's {torch.cuda.get_device_name()}.")
-    elif platform.system() != "Linux":
-        note("No CUDA device, and no Triton for this system: everything reads, PyTorch cells run, kernel cells do not.")
+    elif importlib.util.find_spec("triton") is None:
+        note("No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not.")
     elif "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
         note("No CUDA device, and Triton was imported before <code>flashkat_lite.lab</code>: restart the kernel.")
     else:
