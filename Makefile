@@ -38,7 +38,7 @@ test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
 	@$(PY) -m pytest -n $(JOBS) tests/exercises
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
 
-mutants: $(READY)  ## seed faults, one at a time in a copy, and see the tests find each: about half an hour on 2 cores
+mutants: $(READY)  ## seed faults, one at a time in a copy, and see the tests find each: about ten minutes on 2 cores
 	@$(PY) book/tools/mutants.py
 
 lint: $(READY)
