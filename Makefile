@@ -23,7 +23,7 @@ help:  ## this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "The venv module is missing. On Debian: apt install python3-venv"; exit 1; }
-	@.venv/bin/python -m pip install --disable-pip-version-check --no-compile -q --progress-bar on -r requirements.txt
+	@.venv/bin/python -m pip install --disable-pip-version-check -q --progress-bar on -r requirements.txt
 	@touch $@
 
 book: $(READY)  ## build the pages; executes nothing
