@@ -249,7 +249,7 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
     compiled = triton.compile(
         ASTSource(kernel, signature, job["constexprs"], attributes),
         target=GPUTarget("hip", capability, 64) if amd else GPUTarget("cuda", capability, 32),
-        options=dict(num_warps=job["num_warps"]),
+        options=dict(num_warps=job["num_warps"], enable_fp_fusion=True),
     )
     if amd:
         assembly = compiled.asm["amdgcn"]

@@ -137,9 +137,14 @@ def _contiguous_rows(table: Tensor) -> Tensor:
     return table if table.stride(1) == 1 else table.contiguous()
 
 
+def _own(result: Tensor) -> Tensor:
+    """The reference's result in memory of its own: autograd refuses to change a view in place."""
+    return result.clone(memory_format=torch.contiguous_format)
+
+
 def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, backward: str) -> Tensor:
     if not _use_kernels(x):
-        return rational_reference(x, numerator, denominator).contiguous()
+        return _own(rational_reference(x, numerator, denominator))
     with _device_of(x):
         return _launcher("forward")(x, _contiguous_rows(numerator), _contiguous_rows(denominator))
 
@@ -149,7 +154,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not _use_kernels(x):
         dx, da, db = rational_gradients(grad_output, x, numerator, denominator)
-        return dx.contiguous(), da, db
+        return _own(dx), da, db
     rung = backward.split()[0]
     with _device_of(x):
         return BACKWARDS[rung](grad_output, x, _contiguous_rows(numerator), _contiguous_rows(denominator))

@@ -69,7 +69,7 @@ def gradient_terms(grad_output: Tensor, x: Tensor, numerator: Tensor, denominato
     for _ in a:
         yield term
         term = term * z
-    term = dy * p / (q * q)
+    term = dy / q * (p / q)  # Q² leaves float32 long before Q does
     for c in b:
         term = term * t
         yield -sign(c) * term
@@ -99,7 +99,7 @@ def dx_terms(dy: Tensor, z: Tensor, a: list[Tensor], b: list[Tensor]) -> tuple[T
     p, q = horner(z, a), 1 + t * horner(t, b)
     slope_p = horner(z, [i * c for i, c in enumerate(a)][1:])
     slope_q = horner(t, [j * c for j, c in enumerate(b, 1)])
-    return dy * slope_p / q, -dy * sign(z) * p * slope_q / (q * q)
+    return dy * slope_p / q, -dy * sign(z) * (p / q) * (slope_q / q)  # neither Q² nor P Q' need be float32's
 
 
 def rounding_units(

@@ -98,7 +98,8 @@ class Launch:
             stream = self.stream_of(self.device)
             self.run(*self.grid, stream, self.function, self.metadata, None, None, None, *pointers, *self.last)
             return
-        compiled = self.kernel[self.grid](*tensors, *self.scalars, **self.constants)
+        # Triton means to stop fusing multiply-adds where a launch does not ask for it.
+        compiled = self.kernel[self.grid](*tensors, *self.scalars, **self.constants, enable_fp_fusion=True)
         if aligned and not INTERPRETED:
             self.stream_of, self.device = driver.active.get_current_stream, driver.active.get_current_device()
             self.function, self.metadata = compiled.function, compiled.packed_metadata

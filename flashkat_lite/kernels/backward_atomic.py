@@ -63,6 +63,6 @@ def backward_atomic(
             rows, columns, columns // groups,
             dy.stride(0), x.stride(0), table_stride(numerator), table_stride(denominator),
             M1=numerator.shape[1], N=denominator.shape[1], BLOCK=block,
-            num_warps=8,
+            num_warps=8, enable_fp_fusion=True,
         )  # fmt: skip
     return dx, as_gradient(da, numerator), as_gradient(db, denominator)

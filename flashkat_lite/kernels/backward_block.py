@@ -105,6 +105,6 @@ def backward_block(
             table_stride(numerator), table_stride(denominator),
             M1=numerator.shape[1], N=denominator.shape[1],
             VECTOR=vector, ROWS=tile_rows, COLUMNS=tile_columns,
-            num_warps=warps(capability(x.device), vector),
+            num_warps=warps(capability(x.device), vector), enable_fp_fusion=True,
         )  # fmt: skip
     return dx, as_gradient(da, numerator), as_gradient(db, denominator)

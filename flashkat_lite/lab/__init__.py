@@ -29,6 +29,7 @@ def pick(*, gpu: T, cpu: T) -> T:
 
 
 def _set_up() -> None:
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
     if GPU:
         note(f"Kernels run on this machine's {torch.cuda.get_device_name()}.")
     elif importlib.util.find_spec("triton") is None:

@@ -4,12 +4,14 @@ Kernels are compiled with the arguments that their launchers pass, caught on the
 columns in a group stand for odd widths, for those of real models, and for a group wider than a tile.
 """
 
+import ast
 import math
 import os
 import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +107,7 @@ def request(name, dtype, degrees, width, capability):
     caught, pointers = launch(name, torch.zeros(3, 2 * width, dtype=DTYPES[dtype]), degrees, 2, capability)
     constexprs = dict(caught.keywords)
     num_warps = constexprs.pop("num_warps")
+    constexprs.pop("enable_fp_fusion", None)
     return dict(
         kernel=kernel_of(name), constexprs=constexprs, pointers=pointers, num_warps=num_warps, capability=capability
     )
@@ -220,6 +223,43 @@ def test_instructions_an_element(name, dtype):
         # Once in CHUNK passes: the ten parts join the totals and start again.
         counted -= 2 * 10 * kw["BLOCK"] // (32 * job["num_warps"])
     assert counted / elements == pytest.approx(COUNTS[name, dtype], rel=0.05)
+
+
+def launches(path):
+    """The calls `kernel[grid](…)` of a file: their keywords."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript):
+            called = ast.unparse(node.func.value)
+            if called.endswith("kernel") and "wrap_triton" not in called:
+                yield called, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+
+
+def test_every_launch_asks_for_fused_multiply_adds():
+    """Triton 3.9 warns that a later version fuses none where a launch does not say so."""
+    folder = Path(forward.__file__).parent
+    found = [(path.name, *launch) for path in sorted(folder.glob("*.py")) for launch in launches(path)]
+    assert len(found) == 3, "Launch, and the two rungs that launch without it"
+    assert [name for name, _, keywords in found if keywords.get("enable_fp_fusion") != "True"] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_multiply_adds_are_fused_whatever_the_compilers_default(name, monkeypatch):
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
+    report = inspect_many([request(name, "fp32", (5, 4), 96, 90)])[0]
+    assert report.count("FFMA") > 4 * report.count("FADD")
+
+
+def test_a_notebooks_launches_fuse_multiply_adds_unless_its_reader_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_DEFAULT_FP_FUSION", raising=False)
+    text = """
+        import os
+        from flashkat_lite import lab
+        from triton import knobs
+
+        print(os.environ["TRITON_DEFAULT_FP_FUSION"], knobs.language.default_fp_fusion)
+    """
+    assert script(tmp_path, text)[-2:] == ["1", "True"]
+    assert script(tmp_path, text, TRITON_DEFAULT_FP_FUSION="0")[-2:] == ["0", "False"]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,28 @@ def test_tensor_subclasses_come_back_as_they_went_in(device):
     assert torch.equal(y.as_subclass(torch.Tensor), rational(x, a, b))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_may_be_changed_in_place(device, dtype):
+    dy, *tensors = make(device, dtype=dtype)
+    inputs = leaves(*tensors)
+    y = rational(*inputs)
+    want = y.detach().clone()
+    y += 1
+    y.mul_(2)[:, 0] = 0
+    want = 2 * (want + 1)
+    want[:, 0] = 0
+    assert torch.equal(y, want)
+    gradients = torch.autograd.grad(y, inputs, dy)
+    kept = dy.clone()
+    kept[:, 0] = 0
+    for got, expected in zip(gradients, rational_gradients(2 * kept, *tensors)):
+        close(got, expected)
+        got += 1
+
+    layers = torch.nn.Sequential(torch.nn.Linear(12, 12), GroupRational(12, groups=4), torch.nn.Dropout(0.1, True))
+    layers.to(device)(tensors[0].float()).sum().backward()
+
+
 def test_lazily_negated_and_memoryless_tensors(device):
     """Tensors whose memory is not what they hold: the op has PyTorch sort that out before a kernel reads it."""
     dy, x, a, b = make(device)

@@ -78,7 +78,7 @@ def test_a_launch_asks_triton_once_and_again_where_it_must(monkeypatch):
         launch(*tensors)
         return kernel.launches[-1]
 
-    own = "Triton's way", (5, 2, 1), x, x, 7, {"WIDTH": 24, "num_warps": 4}
+    own = "Triton's way", (5, 2, 1), x, x, 7, {"WIDTH": 24, "num_warps": 4, "enable_fp_fusion": True}
     shifted = x[1:]
     assert latest(x, shifted)[0] == "Triton's way"
     assert latest(x, x) == own

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from flashkat_lite.reference import FORMS, gradient_terms, rational_gradients, rational_reference, rounding_units
+from flashkat_lite.reference import FORMS, dx_terms, gradient_terms, rational_gradients, rational_reference, rounding_units
 
 DEGREES = ((5, 4), (3, 2), (6, 5), (2, 1), (1, 1), (2, 4))
 TABLES = ((3, 3), (1, 3), (3, 1), (1, 1))  # rows of the numerator and of the denominator
@@ -208,6 +208,27 @@ def test_leading_dimensions_are_rows(shape):
     flat = rational_gradients(dy.reshape(-1, 6), x.reshape(-1, 6), a, b)
     for got, want in zip(rational_gradients(dy, x, a, b), flat):
         assert torch.equal(got.reshape(want.shape), want)
+
+
+@pytest.mark.parametrize("degrees", [(8, 8), (6, 8), (5, 4), (8, 4), (2, 1)])
+@pytest.mark.parametrize("scale", [1e3, 1e5, 1e8])
+def test_gradients_are_right_wherever_the_polynomials_are_float32_numbers(degrees, scale):
+    """Q² and P Q' leave float32 from |x| = 256 on where n = 8. P/Q² must not: book/guarantees.md says what is lost."""
+    generator = torch.Generator().manual_seed(15)
+    x = signed(torch.logspace(0, 1, 60).double() * scale / 10, generator)[:, None]
+    m, n = degrees
+    x = x[(x[:, 0].abs() ** max(m, n) < 1e37) & (x[:, 0].abs() ** (2 * n - m) < 1e36)]
+    a, b = (0.3 + torch.rand(1, k, generator=generator, dtype=torch.float64) for k in (degrees[0] + 1, degrees[1]))
+    dy = torch.ones_like(x)
+    got = rational_gradients(*(t.float() for t in (dy, x, a, b)))
+    inputs = [t.float().double() for t in (dy, x, a, b)]
+    terms = [term.abs().sum() for term in gradient_terms(*inputs)]
+    for g, want, size in zip(got[1:], rational_gradients(*inputs)[1:], (terms[: degrees[0] + 1], terms[-degrees[1] :])):
+        assert ((g - want).abs()[0] <= 1e-5 * torch.stack(size)).all()
+    # The two terms of dx cancel where F is nearly a power of x: the error is of the larger one's size.
+    _, z, ca, cb = inputs
+    larger = torch.stack(dx_terms(inputs[0], z, list(ca.T[..., None]), list(cb.T[..., None]))).abs().amax(0)
+    assert ((got[0] - rational_gradients(*inputs)[0]).abs() <= 1e-5 * larger).all()
 
 
 def test_an_unknown_form_is_named():
