@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from flashkat_lite.reference import FORMS, dx_terms, gradient_terms, rational_gradients, rational_reference, rounding_units
+from flashkat_lite.reference import (
+    FORMS,
+    dx_terms,
+    gradient_terms,
+    rational_gradients,
+    rational_reference,
+    rounding_units,
+)
 
 DEGREES = ((5, 4), (3, 2), (6, 5), (2, 1), (1, 1), (2, 4))
 TABLES = ((3, 3), (1, 3), (3, 1), (1, 1))  # rows of the numerator and of the denominator
