@@ -43,7 +43,7 @@ def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, for
     form: "sum_of_magnitudes" is Q above; "magnitude_of_sum" is Q(x) = 1 + |b_1 x + … + b_n x^n|, the other safe
     denominator in use (it has kinks wherever the sum changes sign).
     """
-    z, a, b = _grouped(x, numerator, denominator)
+    z, a, b = grouped(x, numerator, denominator)
     if form == "sum_of_magnitudes":
         t = magnitude(z)
         q = 1 + t * horner(t, [magnitude(c) for c in b])
@@ -61,7 +61,7 @@ def gradient_terms(grad_output: Tensor, x: Tensor, numerator: Tensor, denominato
 
     Each item is [rows, G, D/G]; its sum over rows and columns is that coefficient's gradient, a group at a time.
     """
-    z, a, b = _grouped(x, numerator, denominator)
+    z, a, b = grouped(x, numerator, denominator)
     dy = grad_output.to(z.dtype).reshape(z.shape)
     t = magnitude(z)
     p, q = horner(z, a), 1 + t * horner(t, [magnitude(c) for c in b])
@@ -84,7 +84,7 @@ def rational_gradients(
 
     Shapes as in `rational_reference`; each gradient has the shape and dtype of what it belongs to.
     """
-    z, a, b = _grouped(x, numerator, denominator)
+    z, a, b = grouped(x, numerator, denominator)
     dy = grad_output.to(z.dtype).reshape(z.shape)
     dx = dx_terms(dy, z, a, b)
     dx = (dx[0] + dx[1]).reshape(x.shape).to(x.dtype)
@@ -121,7 +121,7 @@ def rounding_units(
     return da, db, da2.sqrt() * 2.0**-24, db2.sqrt() * 2.0**-24
 
 
-def _grouped(x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def grouped(x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """x as [rows, G, D/G], and the coefficients as lists of [G, 1], in the dtype to compute in."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     groups = max(len(numerator), len(denominator))

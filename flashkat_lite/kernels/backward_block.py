@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import INTERPRETED, as_gradient, as_rows, capability, group_count, table_stride, vector_width
-from .polynomial import gradients, load_coefficients, magnitudes
+from . import INTERPRETED
+from .layout import capability, group_count, sum_shared_groups, table_stride, to_2d, vector_width
+from .polynomial import backward_terms, load_coefficients, magnitudes
 
 ELEMENTS = 65536 if INTERPRETED else 4096  # in a tile
 MOST_COLUMNS = 4096
@@ -40,18 +41,18 @@ def backward_block_kernel(
     row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     first = (tl.program_id(0) % tiles_per_group) * COLUMNS
     column = first + tl.arange(0, COLUMNS)[None, :]  # [1, COLUMNS]
-    # In whole vectors: the compiler sees that one is inside or outside as a whole.
-    inside = (row < rows) & (column // VECTOR < vectors_per_group)
+    # In whole vectors: the compiler sees that one is mask or outside as a whole.
+    mask = (row < rows) & (column // VECTOR < vectors_per_group)
     start = group * vectors_per_group
     x_ptrs = x_ptr + (row * x_stride + start) * VECTOR + column  # [ROWS, COLUMNS]
     dy_ptrs = dy_ptr + (row * dy_stride + start) * VECTOR + column
-    x = tl.load(x_ptrs, mask=inside, other=0.0).to(tl.float32)
-    dy = tl.load(dy_ptrs, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(tl.float32)
     a = load_coefficients(a_ptr + group * a_stride, M1)
     b = load_coefficients(b_ptr + group * b_stride, N)
 
-    dx, u, w = gradients(dy, x, a, magnitudes(b))
-    tl.store(dx_ptr + (row * dx_stride + start) * VECTOR + column, dx, mask=inside)
+    dx, u, w = backward_terms(dy, x, a, magnitudes(b))
+    tl.store(dx_ptr + (row * dx_stride + start) * VECTOR + column, dx, mask=mask)
 
     for i in tl.static_range(M1):
         total = tl.sum(u).to(da_ptr.dtype.element_ty)
@@ -65,13 +66,13 @@ def backward_block_kernel(
 
 
 def tile(group_width: int) -> tuple[int, int]:
-    """(ROWS, COLUMNS) of a program: a group's width rounded up to a power of two, and rows to make ELEMENTS."""
+    """Return (ROWS, COLUMNS) of a program: a group's width rounded up to a power of two, and rows to make ELEMENTS."""
     columns = min(triton.next_power_of_2(group_width), MOST_COLUMNS)
     return ELEMENTS // columns, columns
 
 
 def warps(capability: int, vector: int) -> int:
-    """Warps a program on a GPU of this compute capability (90 for 9.0), measured on an H200: four.
+    """Return the warps of a program on a GPU of this compute capability (90 for 9.0), measured on an H200: four.
 
     Blackwell's data-centre GPUs take eight: with four, the compiler keeps 32 elements of each term alive and spills.
     Narrow vectors take sixteen: their elements have addresses and masks of their own, all alive at once.
@@ -82,7 +83,7 @@ def warps(capability: int, vector: int) -> int:
 def backward_block(
     grad_output: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx, dnumerator, ddenominator). grad_output and x: [..., D] in float32, bfloat16 or float16; tables [G or 1, ·].
+    """Return (dx, dnumerator, ddenominator) for grad_output and x [..., D] in float32 or 16 bits; tables [G or 1, ·].
 
     dx is contiguous, in x's dtype. A tile is summed in float32, the totals in float64: thousands of tiles meet at each,
     in an order left to chance, and an addition costs the same. They come back in the tables' dtypes.
@@ -92,7 +93,7 @@ def backward_block(
     da = torch.zeros(groups, numerator.shape[1], dtype=torch.float64, device=x.device)
     db = torch.zeros(groups, denominator.shape[1], dtype=torch.float64, device=x.device)
     if x.numel():
-        dy, x = as_rows(grad_output), as_rows(x)
+        dy, x = to_2d(grad_output), to_2d(x)
         rows, columns = x.shape
         width = columns // groups
         vector = vector_width(x.element_size(), width, dy.stride(0), x.stride(0))
@@ -107,4 +108,4 @@ def backward_block(
             VECTOR=vector, ROWS=tile_rows, COLUMNS=tile_columns,
             num_warps=warps(capability(x.device), vector), enable_fp_fusion=True,
         )  # fmt: skip
-    return dx, as_gradient(da, numerator), as_gradient(db, denominator)
+    return dx, sum_shared_groups(da, numerator), sum_shared_groups(db, denominator)

@@ -38,7 +38,7 @@ def horner(x, coefficients):
 
 
 @triton.jit
-def with_slope(x, coefficients):
+def horner_with_derivative(x, coefficients):
     """(value, derivative) of c_0 + c_1 x + … + c_k x^k, k >= 1, by synthetic division: 2k - 1 fused multiply-adds.
 
     Horner's intermediate values are the coefficients of the quotient by x - x_0, and that quotient's value at x_0 is
@@ -75,7 +75,7 @@ def reciprocal(x):
 
 
 @triton.jit
-def widen(x):
+def to_float32(x):
     """x as float32: a bfloat16 is the upper half of one, so a pair in a register takes a shift and a mask."""
     if FAST and x.dtype == tl.bfloat16 and x.shape[len(x.shape) - 1] % 2 == 0:
         return tl.inline_asm_elementwise(
@@ -87,14 +87,14 @@ def widen(x):
 
 
 @triton.jit
-def with_sign(value, x):
+def mulsign(value, x):
     """value where x's sign bit is clear, -value elsewhere (so at -0 too): one bitwise instruction."""
     bits = value.to(tl.int32, bitcast=True) ^ (x.to(tl.int32, bitcast=True) & -2147483648)
     return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def gradients(dy, x, a, b):
+def backward_terms(dy, x, a, b):
     """dx, and the two factors of every coefficient's gradient.
 
     With P = Σ a_i x^i, Q = 1 + Σ b_j |x|^j (b already without signs), u = dy/Q, w = dy P/Q²:

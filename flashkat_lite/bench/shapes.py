@@ -3,27 +3,18 @@
 Times are milliseconds unless a key says `us`; records are ready for JSON.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from . import hardware, ops
+from .. import hardware, ops
+from ..testing import GROUPS, random_inputs
 
-GROUPS = 8
 # (m, n), columns in a group; the first is what the others are compared with.
 SHAPES = (((5, 4), 96), ((3, 2), 96), ((6, 5), 96), ((5, 4), 100), ((5, 4), 7))
 SMALL_ROWS, SMALL_COLUMNS = 8 * 197, 768
 ISSUE_SLOTS = 4  # warps that a multiprocessor issues from in a cycle, on all of NVIDIA's since Volta
-
-
-def inputs(rows: int, columns: int, degrees: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """x, dy [rows, columns], numerator [GROUPS, m+1], denominator [GROUPS, n]: random normal, seeded."""
-    at = dict(device="cuda" if torch.cuda.is_available() else "cpu")
-    at["generator"] = torch.Generator(**at).manual_seed(0)
-    x, dy = (torch.randn(rows, columns, **at).to(dtype) for _ in range(2))
-    a, b = (torch.randn(GROUPS, k, **at) * 0.3 for k in (degrees[0] + 1, degrees[1]))
-    return x, dy, a, b
 
 
 def pairs(results: list[dict]) -> list[dict]:
@@ -39,16 +30,16 @@ def pairs(results: list[dict]) -> list[dict]:
 
 def other_shapes(rows: int, dtypes: tuple[torch.dtype, ...], seconds: float) -> list[dict]:
     """Other degrees and widths: shares of the limits, and the time a byte against SHAPES[0]'s, in one run a dtype."""
-    from .kernels.forward import forward
+    from ..kernels.forward import forward
 
     backward, table = ops.BACKWARDS["stationary"], []
     for dtype in dtypes:
         base = {}
         for degrees, width in SHAPES:
-            x, dy, a, b = inputs(rows, GROUPS * width, degrees, dtype)
+            dy, x, a, b = random_inputs(rows, GROUPS * width, degrees=degrees, dtype=dtype)
             functions = hardware.floors(rows, GROUPS * width, dtype) | {
-                "forward": _call(forward, x, a, b),
-                "backward": _call(backward, dy, x, a, b),
+                "forward": functools.partial(forward, x, a, b),
+                "backward": functools.partial(backward, dy, x, a, b),
             }
             ms = {name: t.median for name, t in hardware.time_interleaved(functions, seconds=seconds).items()}
             for what, floor in (("forward", "copy"), ("backward", "add")):
@@ -71,11 +62,11 @@ def other_shapes(rows: int, dtypes: tuple[torch.dtype, ...], seconds: float) -> 
 
 def small_batch(dtypes: tuple[torch.dtype, ...], seconds: float) -> list[dict]:
     """8 images of 197 tokens, forward and backward in one CUDA graph: microseconds, ours and PyTorch's GELU's."""
-    from .kernels.forward import forward
+    from ..kernels.forward import forward
 
     table = []
     for dtype in dtypes:
-        x, dy, a, b = inputs(SMALL_ROWS, SMALL_COLUMNS, (5, 4), dtype)
+        dy, x, a, b = random_inputs(SMALL_ROWS, SMALL_COLUMNS, dtype=dtype)
 
         def ours(x=x, dy=dy, a=a, b=b):
             return forward(x, a, b), ops.BACKWARDS["stationary"](dy, x, a, b)
@@ -105,7 +96,7 @@ def _graph(function: Callable[[], object]) -> torch.cuda.CUDAGraph:
 
 def extra_memory(rows: int, columns: int) -> int:
     """Bytes that the backward takes at its peak beside its inputs and what it returns."""
-    x, dy, a, b = inputs(rows, columns, (5, 4), torch.float32)
+    dy, x, a, b = random_inputs(rows, columns)
     ops.BACKWARDS["stationary"](dy, x, a, b)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -144,8 +135,8 @@ def issue_bounds(results: list[dict], rows: int, clock_mhz: int | None) -> list[
 
 def instructions_an_element(dtype: torch.dtype) -> float:
     """SASS instructions of the stationary backward's loop, for each element that it takes in, at degrees (5, 4)."""
-    from .inspection import inspect_kernel
-    from .kernels import backward_stationary
+    from ..inspection import inspect_kernel
+    from ..kernels import backward_stationary
 
     x = torch.empty(1, 8, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
     block, _, unroll, stages = backward_stationary.launch_size(x)
@@ -153,11 +144,11 @@ def instructions_an_element(dtype: torch.dtype) -> float:
         M1=6,
         N=4,
         VECTOR=16 // dtype.itemsize,
-        FLAT=True,
+        CONTIGUOUS=True,
         BLOCK=block,
         UNROLL=unroll,
         STAGES=stages,
-        CHUNK=backward_stationary.CHUNK,
+        PASSES_PER_FLUSH=backward_stationary.PASSES_PER_FLUSH,
     )
     facts = hardware.device()
     report = inspect_kernel(
@@ -167,9 +158,5 @@ def instructions_an_element(dtype: torch.dtype) -> float:
         capability=int(facts.capability.replace(".", "")) if facts else 90,
     )
     lanes = block // 128
-    flush = 2 * 10 * lanes  # once in CHUNK passes: the ten parts join the totals and start again
+    flush = 2 * 10 * lanes  # once in PASSES_PER_FLUSH passes: the ten parts join the totals and start again
     return (len(report.loop) - flush) / (constexprs["VECTOR"] * unroll * lanes)
-
-
-def _call(function: Callable, *arguments: Tensor) -> Callable[[], object]:
-    return lambda: function(*arguments)

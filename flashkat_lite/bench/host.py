@@ -1,6 +1,7 @@
 """What one eager forward and backward pass costs the host: Python, PyTorch and the launches, not the GPU's work.
 
-Where tensors are small this is the whole cost. `python -m flashkat_lite.host` prints it beside that of PyTorch's GELU.
+Where tensors are small this is the whole cost. `python -m flashkat_lite.bench.host` prints it beside that of PyTorch's
+GELU.
 """
 
 import time
@@ -10,8 +11,9 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from . import hardware
-from .ops import DEFAULT_BACKWARD, rational, rational_op
+from .. import hardware
+from .._torch import KERNEL_SOURCES, rational_op
+from ..ops import DEFAULT_BACKWARD, rational
 
 
 class _Floor(torch.autograd.Function):
@@ -44,12 +46,12 @@ def host_cost(
     generator = torch.Generator(where).manual_seed(0)
     sizes = shape, (groups, degrees[0] + 1), (groups, degrees[1])
     x, a, b = (torch.randn(size, device=where, generator=generator).requires_grad_() for size in sizes)
-    dy = torch.ones_like(x)
+    dy, strings = torch.ones_like(x), (DEFAULT_BACKWARD, KERNEL_SOURCES)
     functions = {
         "gelu": lambda: torch.autograd.grad(torch.nn.functional.gelu(x), x, dy),
         "floor": lambda: torch.autograd.grad(_Floor.apply(x, a, b), (x, a, b), dy),
         "rational": lambda: torch.autograd.grad(rational(x, a, b), (x, a, b), dy),
-        "rational_op": lambda: torch.autograd.grad(rational_op(x, a, b, DEFAULT_BACKWARD), (x, a, b), dy),
+        "rational_op": lambda: torch.autograd.grad(rational_op(x, a, b, *strings), (x, a, b), dy),
     }
     for function in functions.values():
         _call(function, 2 * calls, x)

@@ -1,0 +1,58 @@
+"""Launches that cost the host little: what depends on shapes alone is worked out once and kept."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.library import wrap_triton
+from triton import JITFunction, knobs
+from triton.runtime import driver
+
+from . import INTERPRETED
+
+
+def cached_per_shape(launch_config: Callable) -> Callable:
+    """Cache `launch_config(shape, …)` for each shape, except while torch.compile traces symbolic sizes."""
+    cached = functools.lru_cache(1024)(launch_config)
+
+    @functools.wraps(launch_config)
+    def configured(shape: torch.Size, *key):
+        symbolic = any(type(size) is torch.SymInt for size in shape)
+        return (launch_config if symbolic else cached)(shape, *key)
+
+    return configured
+
+
+class BoundLaunch:
+    """A kernel launch with everything bound but its tensors, which must have the same dtypes and device at every call.
+
+    Triton looks the compiled kernel up at every call, which costs the host more than the launch does; this looks once.
+    Pointers are expected to be multiples of 16 bytes, as PyTorch's are where no view shifts them; others take Triton's
+    own way, and so does everything while a profiler's hooks are installed. torch.compile traces the launch and makes
+    it itself.
+    """
+
+    def __init__(self, kernel: JITFunction, grid: tuple[int, int], scalars: tuple[int, ...], **constants: int):
+        self.kernel, self.grid, self.scalars, self.constants = kernel, (*grid, 1), scalars, constants
+        self.trailing = *scalars, *(constants[name] for name in kernel.arg_names if name in constants)
+        self.run: Callable | None = None
+
+    def __call__(self, *tensors: Tensor) -> None:
+        if type(tensors[0]) is FunctionalTensor:
+            wrap_triton(self.kernel)[self.grid](*tensors, *self.scalars, **self.constants)
+            return
+        pointers = [t.data_ptr() for t in tensors]
+        aligned = math.gcd(16, *pointers) == 16
+        if self.run and aligned and not (knobs.runtime.launch_enter_hook.calls or knobs.runtime.launch_exit_hook.calls):
+            stream = self.stream_of(self.device)
+            self.run(*self.grid, stream, self.function, self.metadata, None, None, None, *pointers, *self.trailing)
+            return
+        # Triton means to stop fusing multiply-adds where a launch does not ask for it.
+        compiled = self.kernel[self.grid](*tensors, *self.scalars, **self.constants, enable_fp_fusion=True)
+        if aligned and not INTERPRETED:
+            self.stream_of, self.device = driver.active.get_current_stream, driver.active.get_current_device()
+            self.function, self.metadata = compiled.function, compiled.packed_metadata
+            self.run = compiled.run  # last: another thread may be about to look at it

@@ -1,0 +1,60 @@
+"""How tensors lie in memory and how programs cover them: what every launcher asks before it launches."""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+
+def to_2d(x: Tensor) -> Tensor:
+    """Return x [..., D] as [rows, D] with columns side by side in memory: a view where strides allow, else a copy."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
+
+
+def vector_width(element_size: int, group_width: int, *row_strides: int) -> int:
+    """Return how many columns are loaded at once: 16 bytes, or what divides a group and each row stride."""
+    return math.gcd(16 // element_size, group_width, *row_strides)
+
+
+def programs_per_whole_rows(vectors_per_row: int, block: int) -> int:
+    """Return the fewest programs of `block` positions, a vector each, that cover a whole number of rows.
+
+    >>> programs_per_whole_rows(192, 128)  # three programs cover two rows
+    3
+    """
+    return vectors_per_row // math.gcd(vectors_per_row, block)
+
+
+def group_count(numerator: Tensor, denominator: Tensor) -> int:
+    return max(numerator.shape[0], denominator.shape[0])
+
+
+def table_stride(table: Tensor) -> int:
+    """Return the elements from one group's coefficients to the next: 0 where all groups share one row."""
+    return table.stride(0) if table.shape[0] > 1 else 0
+
+
+def empty_group_sums(table: Tensor, groups: int) -> Tensor:
+    """Return memory for the sums [G, k] of each group: the gradient of `table` itself, where no groups share a row."""
+    if table.shape[0] == groups:
+        return torch.empty_like(table, memory_format=torch.contiguous_format)
+    return torch.empty(groups, table.shape[1], dtype=torch.float32, device=table.device)
+
+
+def sum_shared_groups(sums: Tensor, table: Tensor) -> Tensor:
+    """Return sums [G, k] as the gradient of `table`: in its dtype, added over groups where they share its one row."""
+    return (sums if sums.shape[0] == table.shape[0] else sums.sum(0, keepdim=True)).to(table.dtype)
+
+
+@functools.cache
+def capability(device: torch.device) -> int:
+    """Return 90 for compute capability 9.0; 0 without a GPU."""
+    return int("{}{}".format(*torch.cuda.get_device_capability(device))) if device.type == "cuda" else 0
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Return the number of the GPU's multiprocessors; 1 without a GPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
