@@ -7,7 +7,6 @@ reason between two instructions it issues. Clocks are left as they are (`--clock
 import argparse
 import csv
 import io
-import json
 import subprocess
 import sys
 import tempfile
@@ -70,14 +69,15 @@ def launch_all():
     """What ncu looks at: after a warm-up, each run's kernels between two marks of the profiler."""
     import torch
 
-    from flashkat_lite import bench, ops
+    from flashkat_lite import ops
     from flashkat_lite.kernels.forward import forward
+    from flashkat_lite.testing import random_inputs
 
     for measured in (False, True):
         if measured:
             torch.cuda.profiler.start()
         for _, what, rows, dtype in RUNS:
-            x, dy, a, b = bench.inputs(rows, COLUMNS, (5, 4), getattr(torch, dtype))
+            dy, x, a, b = random_inputs(rows, COLUMNS, dtype=getattr(torch, dtype))
             torch.cuda.synchronize()
             forward(x, a, b) if what == "forward" else ops.BACKWARDS[what](dy, x, a, b)
             torch.cuda.synchronize()
@@ -125,34 +125,31 @@ def results(rows):
 
 
 def main():
-    from flashkat_lite import hardware
+    from flashkat_lite import hardware, records
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    facts = hardware.device()
-    if facts is None:
+    if hardware.device() is None:
         print("Counters need a CUDA device, and there is none here.")
         return 2
     if options.launch:
         launch_all()
         return 0
     version = subprocess.run(["ncu", "--version"], capture_output=True, text=True).stdout
-    record = {
-        "experiment": "counters",
-        "title": "What Nsight Compute counted",
-        **hardware.provenance(),
-        "command": "python book/tools/counters.py",
-        "data": {"ncu": version.strip().splitlines()[-1], "groups": 8, "degrees": [5, 4], "runs": results(capture())},
-    }
-    out = options.out or ROOT / "_build" / "records" / facts.slug / "counters.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for name, run in record["data"]["runs"].items():
+    record = records.make(
+        "counters",
+        title="What Nsight Compute counted",
+        command="python book/tools/counters.py",
+        data={"ncu": version.strip().splitlines()[-1], "groups": 8, "degrees": [5, 4], "runs": results(capture())},
+    )
+    path = options.out or records.fresh_path("counters")
+    record.save(path)
+    for name, run in record.data["runs"].items():
         share = {key: run.get(key) for key in ("ns", "issue_active_percent", "dram_percent", "registers")}
         print(name, share, dict(sorted(run["stalls"].items(), key=lambda s: -s[1])[:4]))
-    print(f"Written: {out}")
+    print(f"Written: {path}")
     return 0
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from flashkat_lite import hardware
-from flashkat_lite.__main__ import random_inputs, verify
+from flashkat_lite.testing import check_kernels, random_inputs
 from flashkat_lite.vit import SIZES, VisionTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         },
     }
     backwards = [VARIANTS[v]["backward"] for v in options.variants if "backward" in VARIANTS[v]]
-    verify(*random_inputs(4096, 768, torch.bfloat16), backwards)
+    check_kernels(*random_inputs(4096, 768, dtype=torch.bfloat16), backwards)
     print("kernels agree with the reference in float64", flush=True)
     images, labels = synthetic(options.batch, 224, 1000, "cuda")
     for mode in sorted(options.modes, key=list(MODES).index):

@@ -1,11 +1,11 @@
 """The launches that the kernels choose, against a sweep of others: `python book/tools/sweep.py [--out FILE]`, on a GPU.
 
-Writes _build/records/<gpu>/sweep.json. The rule is `launch_size` of each kernel's file; a sweep replaces it.
+Writes _build/records/<gpu>/sweep.json. The rule is `launch_size` of each kernel's file.
 """
 
 import argparse
+import functools
 import itertools
-import json
 import sys
 from pathlib import Path
 
@@ -13,39 +13,29 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, WIDTHS, DTYPES = 1024 * 197, (192, 768, 3072), (torch.float32, torch.bfloat16)
-FORWARD = [(128, 1), (128, 2), (128, 4), (256, 1), (256, 2), (512, 1), (512, 2)]  # lanes, UNROLL
-BACKWARD = list(itertools.product((128, 256), (2, 3, 4), (1, 2), (3, 4)))  # lanes, programs, UNROLL, STAGES
-
-
-def functions(module, sizes, call):
-    """{launch size: the call with it}; module.launch_size is replaced during the call alone."""
-
-    def sized(size):
-        def run():
-            rule, module.launch_size = module.launch_size, lambda x: size
-            try:
-                return call()
-            finally:
-                module.launch_size = rule
-
-        return run
-
-    return {size: sized(size) for size in sizes}
+FORWARD = [(128, 1), (128, 2), (128, 4), (256, 1), (256, 2), (512, 1), (512, 2)]  # positions, UNROLL
+BACKWARD = list(itertools.product((128, 256), (2, 3, 4), (1, 2), (3, 4)))  # positions, programs, UNROLL, STAGES
 
 
 def sweep(rows, columns, dtype, seconds):
     """The best launch and the rule's, for each kernel: a list of records' rows."""
-    from flashkat_lite import bench, hardware
+    from flashkat_lite import hardware
     from flashkat_lite.kernels import backward_stationary, forward
+    from flashkat_lite.testing import random_inputs
 
-    x, dy, a, b = bench.inputs(rows, columns, (5, 4), dtype)
+    dy, x, a, b = random_inputs(rows, columns, dtype=dtype)
     found = []
     for name, module, sizes, call in (
-        ("forward", forward, FORWARD, lambda: forward.forward(x, a, b)),
-        ("backward", backward_stationary, BACKWARD, lambda: backward_stationary.backward_stationary(dy, x, a, b)),
+        ("forward", forward, FORWARD, functools.partial(forward.forward, x, a, b)),
+        (
+            "backward",
+            backward_stationary,
+            BACKWARD,
+            functools.partial(backward_stationary.backward_stationary, dy, x, a, b),
+        ),
     ):
         rule = module.launch_size(x)
-        variants = functions(module, dict.fromkeys([rule, *sizes]), call)
+        variants = {size: functools.partial(call, size=size) for size in [rule, *sizes]}
         times = hardware.time_interleaved(variants, seconds=seconds, most=40, warmup=0.0)
         best = min(times, key=lambda size: times[size].median)
         found.append(
@@ -71,27 +61,24 @@ def sweep(rows, columns, dtype, seconds):
 
 
 def main():
-    from flashkat_lite import hardware
+    from flashkat_lite import hardware, records
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
-    facts = hardware.device()
-    if facts is None:
+    if hardware.device() is None:
         print("The sweep needs a CUDA device, and there is none here.")
         return 2
     results = [line for d, c in itertools.product(DTYPES, WIDTHS) for line in sweep(ROWS, c, d, 0.1)]
-    record = {
-        "experiment": "sweep",
-        "title": "The kernels' own launches against a sweep",
-        **hardware.provenance(),
-        "command": "python book/tools/sweep.py",
-        "data": {"rows": ROWS, "groups": 8, "degrees": [5, 4], "results": results},
-    }
-    out = out or ROOT / "_build" / "records" / facts.slug / "sweep.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"Written: {out}")
+    record = records.make(
+        "sweep",
+        title="The kernels' own launches against a sweep",
+        command="python book/tools/sweep.py",
+        data={"rows": ROWS, "groups": 8, "degrees": [5, 4], "results": results},
+    )
+    path = out or records.fresh_path("sweep")
+    record.save(path)
+    print(f"Written: {path}")
     return 0
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from .. import hardware, records
-from . import shapes
+from . import ladder, shapes
 from .host import host_cost
-from .ladder import DTYPES, ROWS, WIDTHS, ladder
+from .ladder import DTYPES, ROWS, WIDTHS
 
 
 def bench(out: Path | None, quick: bool) -> int:
@@ -23,7 +23,7 @@ def bench(out: Path | None, quick: bool) -> int:
         "ladder",
         title="Every kernel against the limits",
         command="python -m flashkat_lite bench" + (" --quick" if quick else ""),
-        data=ladder(ROWS, (768,), DTYPES[:1], 0.2, False) if quick else full_bench(),
+        data=ladder.ladder(ROWS, (768,), DTYPES[:1], 0.2, False) if quick else full_bench(),
     )
     if out:
         record.save(out)
@@ -33,20 +33,20 @@ def bench(out: Path | None, quick: bool) -> int:
 
 def full_bench() -> dict[str, object]:
     """Measure the ladder and everything beside it; return the record's data."""
-    data = ladder(ROWS, WIDTHS, DTYPES, 0.5, True)
+    data = ladder.ladder(ROWS, WIDTHS, DTYPES, 0.5, True)
     return data | other_measurements(data)
 
 
-def other_measurements(ladder: dict[str, object]) -> dict[str, object]:
+def other_measurements(measured: dict[str, object]) -> dict[str, object]:
     """Compare with GELU, measure other shapes, a small batch, memory and bounds; print them and return them."""
     print("\nOther shapes, a small batch, memory", flush=True)
     data = {
-        "pairs": shapes.pairs(ladder["results"]),
+        "pairs": shapes.pairs(measured["results"]),
         "other_shapes": shapes.other_shapes(ROWS, DTYPES, 0.2),
         "small_batch": shapes.small_batch(DTYPES, 0.2),
         "host": host_cost(),
         "extra_memory_bytes": shapes.extra_memory(ROWS, 768),
-        "bounds": shapes.issue_bounds(ladder["results"], ROWS, ladder["sm_clock_mhz"]),
+        "bounds": shapes.issue_bounds(measured["results"], ROWS, measured["sm_clock_mhz"]),
     }
     for line in data["pairs"]:
         print(f"  {line['dtype']:<9} D = {line['columns']:<5} forward + backward: {line['ratio']:.3f} of GELU's")

@@ -1,50 +1,28 @@
-"""What the chapters share, and nothing else needs: import it first, before Triton.
+"""What the chapters share: import it first, before Triton.
 
 Importing it chooses where kernels run. With a CUDA device, there. Without one, in Triton's interpreter: it sets
 TRITON_INTERPRET=1, which Triton reads when it is imported, and says so in one line.
 """
 
-import importlib.util
-import os
-import sys
-from typing import TypeVar
+from .setup import DEVICE, GPU, note, pick  # isort: skip  # before anything that imports Triton
 
-import torch
-from IPython.display import HTML, display
+from flashkat_lite import records
 
-T = TypeVar("T")
+from . import checks, figures, motion
+from .measuring import measure, timings
+from .show import claim, table
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
-
-
-def note(html: str) -> None:
-    """One quiet line in a notebook and in the built page."""
-    display(HTML(f'<p class="fk-note">{html}</p>'))
-
-
-def pick(*, gpu: T, cpu: T) -> T:
-    """`gpu` where there is a CUDA device, else `cpu`: how a cell says both of its sizes."""
-    return gpu if GPU else cpu
-
-
-def _set_up() -> None:
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
-    if GPU:
-        note(f"Kernels run on this machine's {torch.cuda.get_device_name()}.")
-    elif importlib.util.find_spec("triton") is None:
-        note("No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not.")
-    elif "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        note("No CUDA device, and Triton was imported before <code>flashkat_lite.lab</code>: restart the kernel.")
-    else:
-        os.environ["TRITON_INTERPRET"] = "1"
-        note("No CUDA device: kernels run in Triton's interpreter, at small sizes; timings are recorded ones.")
-
-
-_set_up()
-
-from . import checks, figures, motion, records  # noqa: E402
-from .claims import claim  # noqa: E402
-from .records import table, timings  # noqa: E402
-
-__all__ = ["DEVICE", "GPU", "checks", "claim", "figures", "motion", "note", "pick", "records", "table", "timings"]
+__all__ = [
+    "DEVICE",
+    "GPU",
+    "checks",
+    "claim",
+    "figures",
+    "measure",
+    "motion",
+    "note",
+    "pick",
+    "records",
+    "table",
+    "timings",
+]

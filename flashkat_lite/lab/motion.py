@@ -11,8 +11,7 @@ from pathlib import Path
 from IPython.display import HTML, display
 
 from flashkat_lite import coefficients
-
-from .records import Record
+from flashkat_lite.records import Record
 
 SCRIPT, STYLE = (Path(__file__).with_name(f"motion.{kind}") for kind in ("js", "css"))
 SUBSCRIPTS = "₀₁₂₃₄₅"

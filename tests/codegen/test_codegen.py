@@ -63,7 +63,7 @@ CASES = (
 
 
 class Caught:
-    """Stands in for a kernel, or for `Launch`, and keeps the launch."""
+    """Stands in for a kernel, or for `BoundLaunch`, and keeps the launch."""
 
     def __getitem__(self, grid):
         self.grid = grid
@@ -92,9 +92,9 @@ def launch(name, x, degrees, groups, capability=90):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "capability", lambda device: capability, raising=False)
-        if hasattr(module, "plan"):
-            patch.setattr(module, "plan", module.plan.__wrapped__)  # of which nothing stays
-            patch.setattr(module, "Launch", planned)
+        if hasattr(module, "launch_config"):
+            patch.setattr(module, "launch_config", module.launch_config.__wrapped__)  # of which nothing stays
+            patch.setattr(module, "BoundLaunch", planned)
         else:
             for kernel_name in [key for key in vars(module) if key.endswith("_kernel")]:
                 patch.setattr(module, kernel_name, caught if kernel_name == f"{stem}_kernel" else other)
@@ -166,11 +166,11 @@ def test_launchers_choose_the_widest_vectors_that_divide_a_group(name, dtype, wi
 def test_a_huge_forward_covers_all_rows_with_numbers_of_32_bits(dtype, width):
     x = torch.empty(2**36 // width, width, dtype=dtype, device="meta")
     caught, _ = launch("forward", x, (5, 4), 1)
-    rows, unit, unit_rows = caught.arguments[4:7]
-    lanes = unit * caught.keywords["BLOCK"]
-    assert caught.grid[0] < 2**31 and lanes < 2**31
-    assert unit_rows * (width // caught.keywords["VECTOR"]) == lanes
-    assert caught.grid[0] // unit * unit_rows * caught.keywords["UNROLL"] >= rows
+    rows, period, period_rows = caught.arguments[4:7]
+    positions = period * caught.keywords["BLOCK"]
+    assert caught.grid[0] < 2**31 and positions < 2**31
+    assert period_rows * (width // caught.keywords["VECTOR"]) == positions
+    assert caught.grid[0] // period * period_rows * caught.keywords["UNROLL"] >= rows
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_a_huge_forward_covers_all_rows_with_numbers_of_32_bits(dtype, width):
 def test_partial_sums_take_8_megabytes_at_most(monkeypatch, dtype, rows, width):
     monkeypatch.setattr(backward_stationary, "multiprocessors", lambda device: 1000)
     caught, _ = launch("stationary", torch.empty(rows, 8 * width, dtype=dtype, device="meta"), (5, 4), 8)
-    partial, (rows, step, vectors_per_row) = caught.arguments[5], caught.arguments[6:9]
+    partial, (rows, row_step, vectors_per_row) = caught.arguments[5], caught.arguments[6:9]
     assert partial.nbytes <= 8e6
-    assert partial.numel() // 10 == caught.grid[0] * caught.keywords["BLOCK"] == step * vectors_per_row
+    assert partial.numel() // 10 == caught.grid[0] * caught.keywords["BLOCK"] == row_step * vectors_per_row
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -220,7 +220,7 @@ def test_instructions_an_element(name, dtype):
     elements = kw["VECTOR"] * kw["UNROLL"] * kw["BLOCK"] // (32 * job["num_warps"])
     counted = len(report.loop) if name == "stationary" else sum(report.instructions.values()) - report.count("NOP")
     if name == "stationary":
-        # Once in CHUNK passes: the ten parts join the totals and start again.
+        # Once in PASSES_PER_FLUSH passes: the ten parts join the totals and start again.
         counted -= 2 * 10 * kw["BLOCK"] // (32 * job["num_warps"])
     assert counted / elements == pytest.approx(COUNTS[name, dtype], rel=0.05)
 
@@ -238,7 +238,7 @@ def test_every_launch_asks_for_fused_multiply_adds():
     """Triton 3.9 warns that a later version fuses none where a launch does not say so."""
     folder = Path(forward.__file__).parent
     found = [(path.name, *launch) for path in sorted(folder.glob("*.py")) for launch in launches(path)]
-    assert len(found) == 3, "Launch, and the two rungs that launch without it"
+    assert len(found) == 3, "BoundLaunch, and the two rungs that launch without it"
     assert [name for name, _, keywords in found if keywords.get("enable_fp_fusion") != "True"] == []
 
 

@@ -15,19 +15,16 @@ import triton
 from triton.runtime import driver
 
 from flashkat_lite import GroupRational, rational
-from flashkat_lite.kernels import INTERPRETED, backward_block, forward
+from flashkat_lite.kernels import backward_block, forward
 from flashkat_lite.ops import BACKWARDS
-from flashkat_lite.reference import dx_terms, horner, magnitude, rational_gradients, rational_reference, rounding_units
+from flashkat_lite.reference import rational_gradients, rational_reference, rounding_units
+from flashkat_lite.testing import ROUND, check_dx, check_forward, errors_in_units, random_inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ROUND = 2.0**-24
-# Half a unit in the last place; Triton's interpreter truncates float32 to bfloat16, which costs a whole one.
-STORE = {torch.float32: ROUND, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7 if INTERPRETED else 2.0**-8}
-TINY = {torch.float32: 2.0**-126, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-126}  # below it, rounding is absolute
 
 WIDTHS, GROUPS, ROWS = (1, 7, 24, 48, 96, 384), (1, 3, 8), (1, 37, 1000)
 DEGREES = ((5, 4), (3, 2), (6, 5), (2, 1))
-SHARED = ("none", "numerator", "denominator", "both")
+SHARED = ("neither", "numerator", "denominator", "both")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FACTORS = (WIDTHS, GROUPS, ROWS, DEGREES, SHARED, DTYPES)
 
@@ -49,53 +46,8 @@ def pairwise(*factors):
     return cases
 
 
-def make(rows, width, groups, degrees, shared="none", dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator)
-
-    x, dy = (normal(rows, width * groups).to(dtype).to(DEVICE) for _ in range(2))
-    a = 0.5 * normal(1 if shared in ("numerator", "both") else groups, degrees[0] + 1)
-    b = 0.5 * normal(1 if shared in ("denominator", "both") else groups, degrees[1])
-    return dy, x, a.to(DEVICE), b.to(DEVICE)
-
-
-def grouped(x, a, b):
-    groups = max(len(a), len(b))
-    return (
-        x.double().reshape(-1, groups, x.shape[-1] // groups),
-        list(a.double().T[..., None]),
-        list(b.double().T[..., None]),
-    )
-
-
-def assert_y(y, x, a, b):
-    z, ca, cb = grouped(x, a, b)
-    t = magnitude(z)
-    size = horner(t, [c.abs() for c in ca]) / (1 + t * horner(t, [c.abs() for c in cb]))  # Σ|terms of P| / Q
-    expected = rational_reference(x.double(), a.double(), b.double())
-    bound = STORE[y.dtype] * expected.abs() + 8 * ROUND * size.reshape(x.shape) + TINY[y.dtype]
-    error = (y.double() - expected).abs()
-    assert y.dtype == x.dtype and y.shape == x.shape
-    assert (error <= bound).all(), f"y: error / bound {(error / bound).max():.2f}"
-
-
-def assert_dx(dx, dy, x, a, b):
-    z, ca, cb = grouped(x, a, b)
-    t, g = magnitude(z), dy.double().reshape(z.shape).abs()
-    ca, cb = [c.abs() for c in ca], [c.abs() for c in cb]
-    # The same two terms with every summand positive: what the roundings are relative to.
-    p, q = horner(t, ca), 1 + t * horner(t, cb)
-    slopes = horner(t, [i * c for i, c in enumerate(ca)][1:]), horner(t, [j * c for j, c in enumerate(cb, 1)])
-    size = g * (slopes[0] / q + p * slopes[1] / (q * q))
-    expected = sum(dx_terms(dy.double().reshape(z.shape), *grouped(x, a, b))).reshape(x.shape)
-    # Where Q is beyond 2^63 the factor dy P/Q² is below float32's normal numbers, and Q' multiplies what it lost.
-    tiny = TINY[dx.dtype] + TINY[torch.float32] * slopes[1].expand_as(z).reshape(x.shape)
-    bound = STORE[dx.dtype] * expected.abs() + 8 * ROUND * size.reshape(x.shape) + tiny
-    error = (dx.double() - expected).abs()
-    assert dx.dtype == x.dtype and dx.shape == x.shape
-    assert (error <= bound).all(), f"dx: error / bound {(error / bound).max():.2f}"
+def make(rows, width, groups, degrees, shared="neither", dtype=torch.float32, seed=0):
+    return random_inputs(rows, width * groups, groups, degrees, dtype, tables=0.5, shared=shared, seed=seed)
 
 
 def adds_at_an_address(name, rows, width, groups, tables):
@@ -110,20 +62,19 @@ def adds_at_an_address(name, rows, width, groups, tables):
     return triton.cdiv(rows, backward_block.tile(width)[0]) * triton.cdiv(width, backward_block.tile(width)[1]) * across
 
 
-def assert_sums(name, da, db, dy, x, a, b, repeated=False):
+def check_sums(name, sums, dy, x, a, b, repeated=False):
     groups = max(len(a), len(b))
     rows, width = x.numel() // x.shape[-1], x.shape[-1] // groups
     adds = adds_at_an_address(name, rows, width, groups, (a, b))
-    *exact, unit_a, unit_b = rounding_units(dy, x, a, b)
-    errors = [(got - want).abs() for got, want in zip((da, db), exact)]
     few = 30 if name == "block" else 400  # terms: too few to average
     if repeated or rows * width < few:
         # Every summand positive: what the roundings inside a term are relative to, even where P cancels.
         sizes = rational_gradients(*(t.double().abs() for t in (dy, x, a, b)))[1:]
-        for error, size in zip(errors, sizes):
+        for total, exact, size in zip(sums, rounding_units(dy, x, a, b), sizes):
+            error = (total - exact).abs()
             assert (error <= (8 + adds) * ROUND * size.abs()).all(), f"{name}: {(error / size.abs()).max() / ROUND:.1f}"
         return
-    errors = torch.cat([(errors[0] / unit_a).flatten(), (errors[1] / unit_b).flatten()])
+    errors = torch.cat([error.flatten() for error in errors_in_units(*sums, dy, x, a, b)])
     mean, most = (4 + adds**0.5, 16 + 4 * adds**0.5) if name == "atomic" else (4, 16)
     if name == "stationary":
         mean *= 1 + errors.numel() ** -0.5  # the mean of a handful of sums scatters
@@ -134,11 +85,11 @@ def assert_sums(name, da, db, dy, x, a, b, repeated=False):
 def check(case, seed=0):
     width, groups, rows, degrees, shared, dtype = case
     dy, x, a, b = make(rows, width, groups, degrees, shared, dtype, seed)
-    assert_y(forward.forward(x, a, b), x, a, b)
+    check_forward(forward.forward(x, a, b), x, a, b)
     for name, backward in BACKWARDS.items():
         dx, da, db = backward(dy, x, a, b)
-        assert_dx(dx, dy, x, a, b)
-        assert_sums(name, da, db, dy, x, a, b)
+        check_dx(dx, dy, x, a, b)
+        check_sums(name, (da, db), dy, x, a, b)
 
 
 def label(value):
@@ -195,18 +146,18 @@ def test_shapes_and_strides_of_input_and_gradient(backward, layout):
     dy, x = (LAYOUTS[layout](t) for t in (dy, x))
     leaves = [t.detach().requires_grad_() for t in (x, a, b)]
     y = rational(*leaves, backward=backward)
-    assert_y(y, x, a, b)
+    check_forward(y, x, a, b)
     y.backward(dy)
-    assert_dx(leaves[0].grad, dy, x, a, b)
-    assert_sums(backward, leaves[1].grad, leaves[2].grad, dy, x, a, b, repeated="expanded" in layout)
+    check_dx(leaves[0].grad, dy, x, a, b)
+    check_sums(backward, (leaves[1].grad, leaves[2].grad), dy, x, a, b, repeated="expanded" in layout)
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
 def test_a_mixed_layout_of_gradient_and_input(backward):
     dy, x, a, b = make(36, 12, 4, (3, 2))
     dx, da, db = BACKWARDS[backward](LAYOUTS["transposed"](dy), LAYOUTS["sliced columns"](x), a, b)
-    assert_dx(dx, dy, LAYOUTS["sliced columns"](x), a, b)
-    assert_sums(backward, da, db, dy, LAYOUTS["sliced columns"](x), a, b)
+    check_dx(dx, dy, LAYOUTS["sliced columns"](x), a, b)
+    check_sums(backward, (da, db), dy, LAYOUTS["sliced columns"](x), a, b)
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
@@ -215,8 +166,8 @@ def test_the_gradient_of_a_sum(backward):
     leaves = [t.clone().requires_grad_() for t in (x, a, b)]
     rational(*leaves, backward=backward).sum().backward()
     ones = torch.ones_like(x)
-    assert_dx(leaves[0].grad, ones, x, a, b)
-    assert_sums(backward, leaves[1].grad, leaves[2].grad, ones, x, a, b, repeated=True)
+    check_dx(leaves[0].grad, ones, x, a, b)
+    check_sums(backward, (leaves[1].grad, leaves[2].grad), ones, x, a, b, repeated=True)
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
@@ -238,10 +189,10 @@ def test_the_kinks_have_sign_plus_one(backward):
 def test_large_inputs(backward):
     dy, x, a, b = make(50, 24, 2, (5, 4))
     x = 1e4 * x
-    assert_y(forward.forward(x, a, b), x, a, b)
+    check_forward(forward.forward(x, a, b), x, a, b)
     dx, da, db = BACKWARDS[backward](dy, x, a, b)
-    assert_dx(dx, dy, x, a, b)
-    assert_sums(backward, da, db, dy, x, a, b)
+    check_dx(dx, dy, x, a, b)
+    check_sums(backward, (da, db), dy, x, a, b)
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
@@ -279,7 +230,7 @@ def test_tables_of_any_float_dtype(backward, dtype):
     torch.testing.assert_close(forward.forward(x, a, b), forward.forward(x, a32, b32), rtol=0, atol=0)
     dx, da, db = BACKWARDS[backward](dy, x, a, b)
     assert da.dtype == db.dtype == dtype
-    assert_dx(dx, dy, x, a32, b32)
+    check_dx(dx, dy, x, a32, b32)
     _, exact_a, exact_b = rational_gradients(*(t.double() for t in (dy, x, a32, b32)))
     rounding = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-11
     torch.testing.assert_close(da.double(), exact_a, rtol=2 * rounding, atol=2e-3)
@@ -309,9 +260,9 @@ def test_stationary_sums_are_the_same_bits_every_time(dtype):
 def test_a_group_wider_than_a_tile(backward):
     dy, x, a, b = make(3, 5120, 2, (5, 4))
     dx, da, db = BACKWARDS[backward](dy, x, a, b)
-    assert_y(forward.forward(x, a, b), x, a, b)
-    assert_dx(dx, dy, x, a, b)
-    assert_sums(backward, da, db, dy, x, a, b)
+    check_forward(forward.forward(x, a, b), x, a, b)
+    check_dx(dx, dy, x, a, b)
+    check_sums(backward, (da, db), dy, x, a, b)
 
 
 def test_pairs_are_all_covered():
@@ -381,13 +332,13 @@ def test_more_than_two_to_the_31_elements():
     small_dy, small_x, _, _ = make(1000, 96, 8, (5, 4), dtype=torch.bfloat16)
     x[ends], dy[ends] = small_x, small_dy
     y = forward.forward(x, a, b)
-    assert_y(y[ends], small_x, a, b)
+    check_forward(y[ends], small_x, a, b)
     del y
     for name in ("block", "stationary"):
         dx, da, db = BACKWARDS[name](dy, x, a, b)
-        assert_dx(dx[ends], small_dy, small_x, a, b)
-        assert_sums("atomic", da, db, small_dy, small_x, a, b)
+        check_dx(dx[ends], small_dy, small_x, a, b)
+        check_sums("atomic", (da, db), small_dy, small_x, a, b)
         assert not dx[rows // 2].any()
         del dx
     dx, _, _ = BACKWARDS["atomic"](dy, x, a, b)
-    assert_dx(dx[ends], small_dy, small_x, a, b)
+    check_dx(dx[ends], small_dy, small_x, a, b)

@@ -7,16 +7,17 @@ import torch
 from cases import make
 from triton import knobs
 
-from flashkat_lite import kernels, ops, rational
-from flashkat_lite.host import host_cost
+from flashkat_lite import _torch, ops, rational
+from flashkat_lite.bench.host import host_cost
+from flashkat_lite.kernels import launch as launching
 
 
 def test_eager_code_on_plain_tensors_does_not_go_through_the_registered_op(device, monkeypatch):
     def forbidden(*arguments):
         pytest.fail("the registered op was called")
 
-    monkeypatch.setattr(ops, "_op", forbidden)
-    monkeypatch.setattr(ops, "_backward_op", forbidden)
+    monkeypatch.setattr(ops, "registered_rational", forbidden)
+    monkeypatch.setattr(_torch, "registered_backward", forbidden)
     _, x, a, b = make(device)
     table = torch.nn.Parameter(a)
     rational(x, table, b).sum().backward()
@@ -39,8 +40,8 @@ def one_thread():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the launches count, too")
 def test_without_launches_it_costs_the_host_no_more_than_one_and_a_half_times_gelu(monkeypatch, one_thread):
     """Outputs are allocated and nothing is computed; GELU does compute, 96 elements in well under a microsecond."""
-    monkeypatch.setattr(ops, "_forward", lambda x, a, b, rung: torch.empty_like(x))
-    monkeypatch.setattr(ops, "_backward", lambda dy, *tensors: tuple(torch.empty_like(t) for t in tensors[:3]))
+    monkeypatch.setattr(_torch, "_forward", lambda x, a, b, *strings: torch.empty_like(x))
+    monkeypatch.setattr(_torch, "_backward", lambda dy, *tensors: tuple(torch.empty_like(t) for t in tensors[:3]))
     cost = host_cost(shape=(8, 12), groups=4, rounds=40, calls=5)
     assert cost["ratio"] < 1.5, cost
     median = {name: timing["median"] for name, timing in cost["microseconds"].items()}
@@ -69,10 +70,10 @@ class Kernel:
 
 def test_a_launch_asks_triton_once_and_again_where_it_must(monkeypatch):
     driver = SimpleNamespace(get_current_stream=lambda device: f"stream of {device}", get_current_device=lambda: 3)
-    monkeypatch.setattr(kernels, "INTERPRETED", False)
-    monkeypatch.setattr(kernels, "driver", SimpleNamespace(active=driver))
+    monkeypatch.setattr(launching, "INTERPRETED", False)
+    monkeypatch.setattr(launching, "driver", SimpleNamespace(active=driver))
     kernel, x = Kernel(), torch.zeros(16)
-    launch = kernels.Launch(kernel, (5, 2), (7,), WIDTH=24, num_warps=4)
+    launch = launching.BoundLaunch(kernel, (5, 2), (7,), WIDTH=24, num_warps=4)
 
     def latest(*tensors):
         launch(*tensors)

@@ -11,7 +11,8 @@ import torch
 from cases import CUDA, DTYPES, LAYOUTS, TABLES, check, close, leaves, make
 
 from flashkat_lite import GroupRational, rational
-from flashkat_lite.ops import BACKWARDS, DEFAULT_BACKWARD, rational_backward_op, rational_op
+from flashkat_lite._torch import KERNEL_SOURCES, rational_backward_op, rational_op
+from flashkat_lite.ops import BACKWARDS, DEFAULT_BACKWARD
 from flashkat_lite.reference import rational_gradients, rational_reference
 
 
@@ -33,12 +34,13 @@ def test_pytorchs_own_checks_of_an_op(device, dtype, tables, layout, backward):
     dy, *inputs = opcheck_inputs(device, dtype, TABLES[tables], layout)
     # opcheck compares two runs of an op; float32 sums come in an order left to chance on a GPU.
     tolerance = dict(rtol=torch.finfo(dtype).eps, atol=1e-3)
-    torch.library.opcheck(rational_op, (*leaves(*inputs), backward), **tolerance)
-    torch.library.opcheck(rational_backward_op, (dy, *inputs, backward), **tolerance)
+    torch.library.opcheck(rational_op, (*leaves(*inputs), backward, KERNEL_SOURCES), **tolerance)
+    torch.library.opcheck(rational_backward_op, (dy, *inputs, backward, KERNEL_SOURCES), **tolerance)
 
 
 def test_pytorchs_own_checks_where_gradients_are_differentiated(device):
-    torch.library.opcheck(rational_backward_op, (*leaves(*make(device)), DEFAULT_BACKWARD), rtol=1e-4, atol=1e-4)
+    arguments = *leaves(*make(device)), DEFAULT_BACKWARD, KERNEL_SOURCES
+    torch.library.opcheck(rational_backward_op, arguments, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("tables", TABLES)

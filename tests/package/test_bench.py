@@ -1,9 +1,10 @@
-"""What bench measures beside the ladder: both passes together, other shapes, bounds; and the sweep."""
+"""What bench measures: the ladder, verified first; both passes together, other shapes, bounds; and the sweep."""
 
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,14 @@ import torch
 
 pytest.importorskip("triton")
 
-from flashkat_lite import bench, hardware
+from flashkat_lite import __main__ as command
+from flashkat_lite import bench, hardware, ops, records, testing
+from flashkat_lite.bench import ladder, shapes
+from flashkat_lite.reference import rational_gradients, rational_reference
 
 ROOT = Path(__file__).resolve().parents[2]
+H200 = hardware.Device("NVIDIA H200", "h200", "9.0", 132, 2**37, 60 * 2**20, "580.159.04", 4.8e12)
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a GPU")
 
 
 def line(what, ms, columns=768, dtype="float32"):
@@ -32,7 +38,7 @@ RESULTS = [
 
 
 def test_pairs_add_both_passes():
-    assert bench.pairs(RESULTS[:5]) == [
+    assert shapes.pairs(RESULTS[:5]) == [
         dict(columns=768, dtype="float32", ms=0.8, gelu_ms=pytest.approx(0.8), ratio=pytest.approx(1.0))
     ]
 
@@ -40,19 +46,19 @@ def test_pairs_add_both_passes():
 def test_the_larger_bound_counts(monkeypatch):
     facts = hardware.Device("NVIDIA H200", "h200", "9.0", 100, 0, 0, None, None)
     monkeypatch.setattr(hardware, "device", lambda: facts)
-    monkeypatch.setattr(bench, "instructions_an_element", lambda dtype: 128.0)
+    monkeypatch.setattr(shapes, "instructions_an_element", lambda dtype: 128.0)
     # 100 multiprocessors, four warps of 32 lanes a cycle, 1000 MHz: 12.8e12 instructions a second.
     rows = 100_000_000 // 768
-    wide, narrow = bench.issue_bounds(RESULTS, rows, 1000)
+    wide, narrow = shapes.issue_bounds(RESULTS, rows, 1000)
     assert wide["issue_ms"] == pytest.approx(rows * 768 * 128 / 12.8e12 * 1e3)
     assert wide["fraction_of_bound"] == pytest.approx(wide["issue_ms"] / 0.5)
-    assert bench.issue_bounds(RESULTS, rows, 10**9)[1]["fraction_of_bound"] == pytest.approx(0.5)
+    assert shapes.issue_bounds(RESULTS, rows, 10**9)[1]["fraction_of_bound"] == pytest.approx(0.5)
     assert narrow["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(("dtype", "least", "most"), [(torch.float32, 41, 50), (torch.bfloat16, 41, 46)])
 def test_instructions_are_counted_in_the_loop(dtype, least, most):
-    assert least < bench.instructions_an_element(dtype) < most
+    assert least < shapes.instructions_an_element(dtype) < most
 
 
 def test_other_shapes_and_the_sweep_run_in_the_interpreter():
@@ -60,21 +66,21 @@ def test_other_shapes_and_the_sweep_run_in_the_interpreter():
         import json, sys, torch
         sys.path.insert(0, "book/tools")
         import sweep
-        from flashkat_lite import bench
+        from flashkat_lite.bench import shapes
         from flashkat_lite.kernels import backward_stationary, forward
         rules = backward_stationary.launch_size, forward.launch_size
         sweep.FORWARD, sweep.BACKWARD = [(64, 2)], [(64, 1, 2, 1)]
-        bench.GROUPS, bench.SHAPES = 2, bench.SHAPES[::4]
+        shapes.GROUPS, shapes.SHAPES = 2, shapes.SHAPES[::4]
         found = sweep.sweep(9, 48, torch.float32, 0.01)
         assert rules == (backward_stationary.launch_size, forward.launch_size)
-        print("\\n" + json.dumps([bench.other_shapes(9, (torch.float32,), 0.01), found]))
+        print("\\n" + json.dumps([shapes.other_shapes(9, (torch.float32,), 0.01), found]))
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     shapes, found = json.loads(done.stdout.splitlines()[-1])
-    assert [(tuple(s["degrees"]), s["width"]) for s in shapes[::2]] == [(d, w) for d, w in bench.SHAPES[::4]]
+    assert [(tuple(s["degrees"]), s["width"]) for s in shapes[::2]] == [(d, w) for d, w in shapes.SHAPES[::4]]
     assert shapes[0]["per_byte"] == shapes[1]["per_byte"] == 1
     assert [line["kernel"] for line in found] == ["forward", "backward"]
     assert all(line["slower"] >= 0 and len(line["all"]) == 2 for line in found)
@@ -92,3 +98,87 @@ def test_the_committed_sweep_finds_the_launch_rule_within_three_per_cent_of_the_
         like = torch.empty(1, columns, dtype=getattr(torch, dtype), device="meta")
         if not INTERPRETED:
             assert row["rule"] == list(rule(like)), "the rule has changed: sweep again"
+
+
+@without_gpu
+def test_bench_refuses_without_a_gpu(capsys):
+    assert command.main(["bench"]) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_bench_asks_where_to_write_outside_the_repository(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "device", lambda: H200)
+    monkeypatch.setattr(records, "REPOSITORY", tmp_path)
+    assert command.main(["bench"]) == 2
+    assert "--out" in capsys.readouterr().out
+
+
+def test_bench_writes_a_record(monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "device", lambda: H200)
+    asked = []
+    monkeypatch.setattr(ladder, "ladder", lambda *arguments: asked.append(arguments) or {"results": []})
+    monkeypatch.setattr(bench, "other_measurements", lambda data: {"pairs": len(data["results"])})
+    out = tmp_path / "deep" / "ladder.json"
+    assert command.main(["bench", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    assert set(record) == {"experiment", "title", "device", "versions", "date", "command", "data"}
+    assert record["experiment"] == "ladder" and record["device"]["slug"] == "h200"
+    assert record["data"] == {"results": [], "pairs": 0}
+    assert asked[0][:2] == (1024 * 197, (192, 768, 3072))
+    assert command.main(["bench", "--quick"]) == 0
+    assert asked[1][1] == (768,)
+
+
+def test_atomic_additions_are_counted():
+    assert ladder.atomics("backward_atomic", 1000, 768) == 10 * 1000 * 768
+    assert ladder.atomics("forward", 1000, 768) == 0
+    one_tile_rows = next(r for r in range(1, 10**6) if ladder.atomics("backward_block", r + 1, 768) > 10 * 8)
+    assert ladder.atomics("backward_block", 1000 * one_tile_rows, 768) == 1000 * 10 * 8
+
+
+def test_the_ladder_verifies_then_times_every_rung(tmp_path):
+    """In Triton's interpreter where there is no GPU, and so in a process of its own."""
+    code = """if True:
+        import json, torch
+        from flashkat_lite.bench import ladder
+        data = ladder.ladder(20, (24,), (torch.float32, torch.bfloat16), 0.01, False)
+        print("\\n" + json.dumps(data))
+    """
+    environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("agrees with the reference") == 2
+    results = json.loads(answer.stdout.splitlines()[-1])["results"]
+    timed = {(line["dtype"], line["what"]) for line in results}
+    assert {("float32", f"backward_{name}") for name in ops.BACKWARDS} <= timed
+    assert ("bfloat16", "backward_atomic") not in timed and ("bfloat16", "backward_block") in timed
+    by_what = {line["what"]: line for line in results if line["dtype"] == "float32"}
+    assert by_what["forward"]["bytes"] == 2 * 20 * 24 * 4 and by_what["gelu_backward"]["bytes"] == 3 * 20 * 24 * 4
+    for what, floor in {"forward": "copy", "eager_backward": "add"}.items():
+        share = by_what[floor]["ms"] / by_what[what]["ms"]
+        assert by_what[what]["fraction_of_floor"] == pytest.approx(share)
+    assert all(line["low"] <= line["ms"] <= line["high"] and line["repeats"] >= 3 for line in results)
+
+
+@pytest.mark.parametrize("spoiled", range(4))
+def test_verification_notices_a_wrong_kernel(monkeypatch, spoiled):
+    """y, dx, dnumerator and ddenominator, each off by one part in a thousand in one place."""
+
+    def spoil(tensor, place):
+        if place == spoiled:
+            tensor.view(-1)[tensor.abs().argmax()] *= 1.001
+        return tensor
+
+    kernel = types.SimpleNamespace(forward=lambda *inputs: spoil(rational_reference(*inputs), 0))
+    monkeypatch.setitem(sys.modules, "flashkat_lite.kernels.forward", kernel)
+
+    def backward(*inputs):
+        return [spoil(gradient, place) for place, gradient in enumerate(rational_gradients(*inputs), 1)]
+
+    monkeypatch.setitem(ops.BACKWARDS, "block", backward)
+    inputs = testing.random_inputs(37, 48)
+    with pytest.raises(AssertionError, match=["y", "dx", "dnumerator", "ddenominator"][spoiled]):
+        testing.check_kernels(*inputs, ["block"])
+    monkeypatch.setattr(kernel, "forward", rational_reference)
+    monkeypatch.setitem(ops.BACKWARDS, "block", rational_gradients)
+    testing.check_kernels(*inputs, ["block"])

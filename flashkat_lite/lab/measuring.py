@@ -1,0 +1,49 @@
+"""Measurements of a cell: made here where there is a GPU, loaded from book/data where there is none."""
+
+import functools
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flashkat_lite import hardware, records
+from flashkat_lite.records import Record
+
+
+def measure(experiment: str, title: str, function: Callable[[], Any]) -> Record:
+    """With a GPU: `function()`, JSON-able, kept under _build/records (`make record` moves it to book/data).
+
+    Without one, the function runs too, at the sizes that the chapter picks for a CPU, so that its code is tested; its
+    figures are thrown away and the record on the default GPU is returned. Raises MissingRecord where there is none.
+    """
+    data = function()
+    if hardware.device() is None:
+        return records.load(experiment, command=_command(experiment))
+    record = records.make(experiment, title=title, command=_command(experiment), data=data)
+    record.save(records.fresh_path(experiment))
+    return record
+
+
+@functools.cache
+def _command(experiment: str) -> str:
+    """Return what makes the record: the execution of the chapter that names the experiment."""
+    measured = re.compile(rf'measure\((?:\\n",\s*"\s*)?\\"{experiment}\\"')  # in a notebook's JSON, on one line or two
+    for path in sorted((records.root() / "chapters").glob("*.ipynb")):
+        if measured.search(path.read_text(encoding="utf-8")):
+            return f'make execute CHAPTERS="{path.name[:2]}" && make record'
+    return "make execute && make record"
+
+
+def _once(function: Callable[[], Any]) -> dict[str, float]:
+    start = time.perf_counter()
+    function()
+    elapsed = 1e3 * (time.perf_counter() - start)
+    return {"ms": elapsed, "low": elapsed, "high": elapsed, "repeats": 1}
+
+
+def timings(functions: dict[str, Callable[[], Any]], **options) -> dict[str, dict[str, float]]:
+    """`hardware.time_interleaved`, ready for JSON: {name: {"ms", "low", "high", "repeats"}}; one call each on a CPU."""
+    if hardware.device() is None:
+        return {name: _once(function) for name, function in functions.items()}
+    times = hardware.time_interleaved(functions, **options)
+    return {k: {"ms": t.median, "low": t.low, "high": t.high, "repeats": t.repeats} for k, t in times.items()}

@@ -1,0 +1,40 @@
+"""Where kernels run: chosen when this is imported, before Triton is."""
+
+import importlib.util
+import os
+import sys
+from typing import TypeVar
+
+import torch
+from IPython.display import HTML, display
+
+T = TypeVar("T")
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+
+
+def note(html: str) -> None:
+    """Show one quiet line in a notebook and in the built page."""
+    display(HTML(f'<p class="fk-note">{html}</p>'))
+
+
+def pick(*, gpu: T, cpu: T) -> T:
+    """Return `gpu` where there is a CUDA device, else `cpu`: how a cell says both of its sizes."""
+    return gpu if GPU else cpu
+
+
+def _set_up() -> None:
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
+    if GPU:
+        note(f"Kernels run on this machine's {torch.cuda.get_device_name()}.")
+    elif importlib.util.find_spec("triton") is None:
+        note("No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not.")
+    elif "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        note("No CUDA device, and Triton was imported before <code>flashkat_lite.lab</code>: restart the kernel.")
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"
+        note("No CUDA device: kernels run in Triton's interpreter, at small sizes; timings are recorded ones.")
+
+
+_set_up()

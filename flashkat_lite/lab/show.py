@@ -1,0 +1,95 @@
+"""What a cell shows beside its figures: claims of the prose, checked, and tables with their provenance."""
+
+import numbers
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import Any
+
+from IPython.display import HTML, display
+
+from flashkat_lite import hardware
+from flashkat_lite.records import DEFAULT_GPU, Record, on_other_gpus
+
+
+def claim(
+    sentence: str,
+    found: Any,
+    source: Record | None = None,
+    *,
+    within: tuple[float | None, float | None] | None = None,
+    equals: Any = None,
+    holds: bool | None = None,
+) -> None:
+    """Show `sentence`, the figure behind it, the bound that was claimed, and whether it holds here.
+
+    found: a number, or several, each of which must hold; or any text, with `holds`. The bound is one of: within,
+    (least, most), either of which may be None; equals; or holds, the verdict of a condition that the sentence states.
+
+    Without a `source` the figure was counted or derived, and a claim that fails raises AssertionError. With one it was
+    measured: a failure raises where the record comes from the default GPU, and on another GPU says that this one
+    differs, because a claim about speed is a claim about a machine.
+    """
+    values = list(found) if isinstance(found, list | tuple) else [found]
+    if within:
+        least, most = within
+        true = all((least is None or least <= v) and (most is None or v <= most) for v in values)
+    else:
+        true = all(v == equals for v in values) if holds is None else bool(holds)
+    figure, bound = ", ".join(map(_figure, values)), _bound(within, equals)
+    if not true and (source is None or hardware.slug(source.gpu) == DEFAULT_GPU):
+        raise AssertionError(f"This claim does not hold: {sentence} Found: {figure}{bound and f'; {bound}'}.")
+    kind, mark = ("fk-claim", "✓") if true else ("fk-claim fk-differs", f"✗ not on this {source.gpu}:")
+    small = f"{bound}; {source.where}" if bound and source else bound or (source.where if source else "")
+    small = f' <span class="fk-source">({escape(small)})</span>' if small else ""
+    line = f'<span class="fk-mark">{escape(mark)}</span> {escape(sentence)} <strong>{escape(figure)}</strong>{small}'
+    display(HTML(f'<p class="{kind}">{line}</p>'))
+
+
+def _bound(within: tuple | None, equals: Any) -> str:
+    if within is None:
+        return "" if equals is None else f"claimed: {_figure(equals)}"
+    least, most = (None if end is None else _figure(end) for end in within)
+    if least is None or most is None:
+        return f"claimed: at most {most}" if least is None else f"claimed: at least {least}"
+    return f"claimed: {least} to {most}"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, numbers.Number):
+        return str(value)
+    return format(value, "," if isinstance(value, numbers.Integral) else ",.4g")
+
+
+def table(
+    headers: dict[str, str],
+    rows: Iterable[dict[str, Any]] | Callable[[Any], Iterable[dict[str, Any]]],
+    source: Record | None = None,
+) -> None:
+    """Show rows under `headers`: {key: "heading"} or {key: "heading|format"}, such as {"ms": "time (ms)|.3f"}.
+
+    With a `source`, the provenance stands under the table, and `rows` may be a function of a record's data: then other
+    GPUs that have a record of the experiment add their rows.
+    """
+    records = [source] + (on_other_gpus(source) if callable(rows) else []) if source else []
+    body = []
+    for record in records or [None]:
+        for row in rows(record.data) if callable(rows) else rows:
+            body.append(({"gpu": record.gpu} if len(records) > 1 else {}) | row)
+    columns = ({"gpu": "GPU"} if len(records) > 1 else {}) | headers
+    head = "".join(f'<th scope="col">{escape(h.split("|")[0])}</th>' for h in columns.values())
+    lines = "".join(
+        "<tr>" + "".join(_cell(row.get(k), h, first=i == 0) for i, (k, h) in enumerate(columns.items())) + "</tr>"
+        for row in body
+    )
+    under = "".join(f'<p class="fk-source">{escape(_sentence(r.source))}</p>' for r in records)
+    display(HTML(f'<table class="fk-table"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{under}'))
+
+
+def _cell(value: Any, header: str, first: bool) -> str:
+    form = header.partition("|")[2]
+    text = "–" if value is None else format(value, form) if form and not isinstance(value, str) else str(value)
+    return f'<th scope="row">{escape(text)}</th>' if first else f"<td>{escape(text)}</td>"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
