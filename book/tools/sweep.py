@@ -20,22 +20,18 @@ BACKWARD = list(itertools.product((128, 256), (2, 3, 4), (1, 2), (3, 4)))  # pos
 def sweep(rows, columns, dtype, seconds):
     """The best launch and the rule's, for each kernel: a list of records' rows."""
     from flashkat_lite import hardware
-    from flashkat_lite.kernels import backward_stationary, forward
+    from flashkat_lite.kernels import backward_stationary as backward
+    from flashkat_lite.kernels import forward
     from flashkat_lite.testing import random_inputs
 
     dy, x, a, b = random_inputs(rows, columns, dtype=dtype)
     found = []
     for name, module, sizes, call in (
-        ("forward", forward, FORWARD, functools.partial(forward.forward, x, a, b)),
-        (
-            "backward",
-            backward_stationary,
-            BACKWARD,
-            functools.partial(backward_stationary.backward_stationary, dy, x, a, b),
-        ),
+        ("forward", forward, FORWARD, lambda size: forward.forward(x, a, b, size)),
+        ("backward", backward, BACKWARD, lambda size: backward.backward_stationary(dy, x, a, b, size)),
     ):
         rule = module.launch_size(x)
-        variants = {size: functools.partial(call, size=size) for size in [rule, *sizes]}
+        variants = {size: functools.partial(call, size) for size in [rule, *sizes]}
         times = hardware.time_interleaved(variants, seconds=seconds, most=40, warmup=0.0)
         best = min(times, key=lambda size: times[size].median)
         found.append(

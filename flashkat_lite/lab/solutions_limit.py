@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from flashkat_lite import hardware, lab
-from flashkat_lite.kernels import vector_width, whole_rows
+from flashkat_lite.kernels.layout import programs_per_whole_rows, vector_width
 
 # Exercise 10.3
 
@@ -35,7 +35,7 @@ def scale_backward_solution(dy, x, scale):
     vector = vector_width(4, columns)
     many = hardware.device().multiprocessors if lab.GPU else 1
     block = lab.pick(gpu=128, cpu=1024)
-    unit = whole_rows(columns // vector, block)  # programs to whole rows
+    unit = programs_per_whole_rows(columns // vector, block)  # programs to whole rows
     programs = max(1, 4 * many // unit) * unit
     step = programs * block
     dx = torch.empty_like(x)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from flashkat_lite import lab
-from flashkat_lite.kernels.polynomial import reciprocal, widen
+from flashkat_lite.kernels.polynomial import reciprocal, to_float32
 
 # Exercise 11.3
 
@@ -40,8 +40,8 @@ def silu_backward_kernel(dy_ptr, x_ptr, dx_ptr, size, VECTOR: tl.constexpr, BLOC
         vector = first + k * BLOCK + tl.arange(0, BLOCK)
         at = vector[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
         inside = (vector < size // VECTOR)[:, None]
-        x = widen(tl.load(x_ptr + at, mask=inside, other=0.0))
-        dy = widen(tl.load(dy_ptr + at, mask=inside, other=0.0))
+        x = to_float32(tl.load(x_ptr + at, mask=inside, other=0.0))
+        dy = to_float32(tl.load(dy_ptr + at, mask=inside, other=0.0))
         s = reciprocal(1.0 + tl.exp2(x * -1.4426950408889634))  # the sigmoid
         tl.store(dx_ptr + at, dy * (s + x * (s - s * s)), mask=inside)
 

@@ -1,18 +1,16 @@
 """What the checks share: the error they raise, and comparisons that say what is wrong and where."""
 
-import contextlib
 import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flashkat_lite import hardware
+from flashkat_lite.testing import poisoned, watching  # noqa: F401, which checks import from here
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -158,74 +156,3 @@ def timed(
     line = f"{times} ({ratio:.2f}×): {band}" + ("." if share == 1 else f", {share:.0%} of the points; {good} is good.")
     speeds.append(Speed(line, band, share))
     print(line)
-
-
-# Kernels in the interpreter
-
-
-@contextlib.contextmanager
-def poisoned() -> Iterator[None]:
-    """What nothing wrote is NaN: memory from `empty`, and what a mask keeps from being loaded where `other` is missing.
-
-    A GPU promises nothing of either. The interpreter makes both zeros, and would hide that one is missing; so there
-    they are filled (integers with the largest).
-    """
-    if DEVICE == "cuda" or "triton" not in sys.modules:
-        yield
-        return
-    from triton.runtime.interpreter import interpreter_builder
-
-    original = interpreter_builder.create_masked_load
-
-    def load(pointers: Any, mask: Any, other: Any, *options: Any, **named: Any) -> Any:
-        result = original(pointers, mask, other, *options, **named)
-        kind, inside = pointers.get_element_ty(), np.asarray(mask.data, dtype=bool)
-        if other is None and not inside.all():
-            if kind.is_standard_floating():
-                poison = 0x7FC0 if kind.is_bf16() else np.nan  # bfloat16 is kept as its bits
-                result.data = np.where(inside, result.data, poison)
-            elif kind.is_int() and not kind.is_int1():
-                result.data = np.where(inside, result.data, np.iinfo(result.data.dtype).max)
-        return result
-
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # with it comes that `empty` fills its memory
-    try:
-        with mock.patch.object(interpreter_builder, "create_masked_load", load):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-# What the interpreter calls for an access to memory, and which arguments are its pointers and its mask.
-ACCESSES = {
-    "load": ("create_masked_load", 0, 1),
-    "store": ("create_masked_store", 0, 2),
-    "add": ("create_atomic_rmw", 1, 3),
-}
-
-
-@contextlib.contextmanager
-def watching(**tell: Callable[[np.ndarray, int], None]) -> Iterator[None]:
-    """Be told of each access of the kernels that run inside; in the interpreter only (a GPU does not tell).
-
-    tell: load, store or add (atomically), each a function of the active lanes' addresses [n] and an element's bytes.
-    """
-    from triton.runtime.interpreter import interpreter_builder
-
-    def watched(kind: str, told: Callable) -> Any:
-        name, pointers_at, mask_at = ACCESSES[kind]
-        original = getattr(interpreter_builder, name)
-
-        def access(*arguments):
-            pointers, mask = arguments[pointers_at], arguments[mask_at]
-            active = np.asarray(pointers.data)[np.asarray(mask.data).astype(bool)]
-            told(active, pointers.get_element_ty().primitive_bitwidth // 8)
-            return original(*arguments)
-
-        return mock.patch.object(interpreter_builder, name, access)
-
-    with contextlib.ExitStack() as stack:
-        for kind, told in tell.items():
-            stack.enter_context(watched(kind, told))
-        yield
