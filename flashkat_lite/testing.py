@@ -55,7 +55,7 @@ def random_inputs(
     """
     at = {"device": device or default_device()}
     at["generator"] = torch.Generator(**at).manual_seed(seed)
-    dy, x = (torch.randn(rows, columns, **at).to(dtype) for _ in range(2))
+    x, dy = (torch.randn(rows, columns, **at).to(dtype) for _ in range(2))
     a, b = (
         tables * torch.randn(1 if shared in (name, "both") else groups, length, **at)
         for name, length in (("numerator", degrees[0] + 1), ("denominator", degrees[1]))
