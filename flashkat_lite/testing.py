@@ -152,7 +152,10 @@ def check_kernels(dy: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor,
 # Memory that nothing wrote
 
 
-def guarded(values: Tensor, margin: int = 4096, fill: float = float("nan")) -> Tensor:
+MARGIN = 8192  # elements, as many as the largest block of a kernel in the interpreter
+
+
+def guarded(values: Tensor, margin: int = MARGIN, fill: float = float("nan")) -> Tensor:
     """Return `values`, contiguous and on the default device, with `margin` elements of `fill` before and after."""
     everything = torch.full((2 * margin + values.numel(),), fill, dtype=values.dtype)
     everything[margin : margin + values.numel()] = values.flatten()

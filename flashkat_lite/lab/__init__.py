@@ -8,15 +8,17 @@ from .setup import DEVICE, GPU, note, pick  # isort: skip  # before anything tha
 
 from flashkat_lite import records
 
-from . import checks, figures, motion
+from . import exercises, figures, motion
+from .exercises import check
 from .measuring import measure, timings
 from .show import claim, table
 
 __all__ = [
     "DEVICE",
     "GPU",
-    "checks",
+    "check",
     "claim",
+    "exercises",
     "figures",
     "measure",
     "motion",

@@ -1,0 +1,133 @@
+"""Chapter 02: coefficients, poles, the variance-preserving start, and a fit."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flashkat_lite.coefficients import max_error
+
+from .common import Wrong, exercise, expect_tuple, same_number
+
+
+@exercise("02-1")
+def coefficient_count(f: Callable[..., int]) -> str:
+    """Check the number of coefficients of `groups` groups of degrees (m, n), with a table shared or none."""
+    for groups, m, n in [(8, 5, 4), (3, 6, 2), (1, 1, 1)]:
+        for shared in (None, "numerator", "denominator"):
+            rows_a, rows_b = (1 if shared == name else groups for name in ("numerator", "denominator"))
+            same_number(
+                f"coefficients for groups={groups}, m={m}, n={n}, shared={shared!r}",
+                f(groups, m, n, shared), rows_a * (m + 1) + rows_b * n,
+                {"a numerator of degree m has m+1 coefficients": rows_a * m + rows_b * n,
+                 "the denominator's constant is 1 and not learned": rows_a * (m + 1) + rows_b * (n + 1),
+                 "the shared table is the one named": rows_b * (m + 1) + rows_a * n,
+                 "a shared table has one row": groups * (m + 1 + n)},
+            )  # fmt: skip
+    if f(8, 5, 4) != 80:
+        raise Wrong(f"without `shared`, groups=8, m=5, n=4: expected 80, got {f(8, 5, 4)}")
+    return "nothing, numerator and denominator shared, at three sizes"
+
+
+@exercise("02-2")
+def real_poles(f: Callable[[Sequence[float], float, float], Sequence[float]]) -> str:
+    """Check the zeros of 1 + b_1 x + … + b_n x^n in [low, high], ascending."""
+    for b, expected in [
+        ([-2.0], [0.5]),
+        ([-1.5, 0.5], [1.0, 2.0]),
+        ([0.0, 0.25], []),
+        ([0.0, -0.25], [-2.0, 2.0]),
+        ([-2.0, 0.0, 0.0, 0.0], [0.5]),
+        (_denominator([-1.5, 0.7, 2.5, 5.0]), [-1.5, 0.7, 2.5]),
+        ([-1.0, 0.5, 0.0, 0.0], []),
+    ]:
+        answer = f(list(b), -3.0, 3.0)
+        case = f"poles of b = {[round(c, 4) for c in b]} in [-3, 3]"
+        try:
+            got = [float(x) for x in answer]
+        except TypeError:
+            raise Wrong(f"{case}: expected a list of real numbers, got {answer!r}") from None
+        if len(got) == len(expected) and np.allclose(got, expected, rtol=0, atol=1e-6):
+            continue
+        raise Wrong(f"{case}: expected {expected}, got {[round(x, 4) for x in got]}.{_pole_cause(b, expected, got)}")
+    return "real and complex, inside and outside, with trailing zeros"
+
+
+def _denominator(zeros: Sequence[float]) -> list[float]:
+    """Return b_1 … b_n of the product of (1 - x/zero)."""
+    polynomial = np.array([1.0])  # constant first
+    for zero in zeros:
+        polynomial = np.convolve(polynomial, [1.0, -1 / zero])
+    return polynomial[1:].tolist()
+
+
+def _pole_cause(b: Sequence[float], expected: list[float], got: list[float]) -> str:
+    def same(other: Sequence[float]) -> bool:
+        return len(other) == len(got) and np.allclose(sorted(got), sorted(other), atol=1e-6)
+
+    zeros = np.roots([*b[::-1], 1.0])
+    wrong = np.roots([1.0, *b])
+    causes = {
+        "they must be in ascending order": expected,
+        "real zeros outside of the interval were kept": [z.real for z in zeros if abs(z.imag) < 1e-9],
+        "complex zeros are no poles on the real line": [z.real for z in zeros if -3 <= z.real <= 3],
+        "all zeros were kept, complex and outside of the interval": [z.real for z in zeros],
+        "the coefficients are in reverse: numpy.roots wants the highest power first":
+            [z.real for z in wrong if abs(z.imag) < 1e-9 and -3 <= z.real <= 3],
+        "the constant 1 of the denominator is missing":
+            [z.real for z in np.roots(b[::-1]) if abs(z.imag) < 1e-9 and -3 <= z.real <= 3],
+    }  # fmt: skip
+    return next((f" Likely cause: {cause}." for cause, other in causes.items() if same(other)), "")
+
+
+@exercise("02-3")
+def weight_std(f: Callable[[Callable[[Tensor], Tensor], int], float]) -> str:
+    """Check (features_in · E[f(z)²])^(-1/2), to 1 %."""
+    z = torch.linspace(-12, 12, 4801, dtype=torch.float64)
+    density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    functions = {
+        "ReLU": torch.relu, "the identity": lambda x: x, "SiLU": functional.silu, "cos(x) + 1": lambda x: x.cos() + 1,
+    }  # fmt: skip
+    kinds = torch.clone, torch.square, torch.abs
+    for name, function in functions.items():
+        mean, second, size = (torch.trapezoid(kind(function(z)) * density, z).item() for kind in kinds)
+        for features_in in (512, 3):
+            expected = (features_in * second) ** -0.5
+            same_number(
+                f"{name}, {features_in} inputs", f(function, features_in), expected,
+                {"that is the variance of the weights, not their standard deviation": expected**2,
+                 "the variance of f(z), not its second moment": (features_in * max(second - mean**2, 1e-300)) ** -0.5,
+                 "the second moment is missing": features_in**-0.5,
+                 "the number of inputs is missing": second**-0.5,
+                 "that gain is ReLU's, whatever f is": (2 / features_in) ** 0.5,
+                 "the mean of |f|, not of its square": (features_in * size) ** -0.5},
+                within=0.01,
+            )  # fmt: skip
+    return "four activations, at two widths, within 1 %"
+
+
+@exercise("02-4")
+def fit_mish(f: Callable[[], tuple[Sequence[float], Sequence[float]]], good: float = 3e-4) -> str:
+    """Check (numerator [6], denominator [4]) with a largest error below `good` on [-3, 3]."""
+    answer = f()
+    answer = expect_tuple(tuple(answer) if isinstance(answer, list) else answer, "numerator", "denominator")
+    numerator, denominator = ([float(c) for c in part] for part in answer)
+    if (len(numerator), len(denominator)) != (6, 4):
+        raise Wrong(f"expected 6 and 4 coefficients, got {len(numerator)} and {len(denominator)}")
+    error = max_error(_mish, numerator, denominator)
+    if not error < good:
+        x = torch.linspace(-3, 3, 6001, dtype=torch.float64)
+        p = sum(c * x**i for i, c in enumerate(numerator))
+        q = sum(c * x**j for j, c in enumerate(denominator, 1))
+        other = min((p / d - _mish(x)).abs().max().item() for d in (1 + q, 1 + q.abs()))
+        cause = " Likely cause: fitted to another denominator; there it is right." if other < good else ""
+        at = x[(p / (1 + sum(abs(c) * x.abs() ** j for j, c in enumerate(denominator, 1))) - _mish(x)).abs().argmax()]
+        raise Wrong(f"the largest error is {error:.3g}, at x = {at:.2f}; below {good:g} counts as good.{cause}")
+    return f"the largest error is {error:.2g}"
+
+
+def _mish(x: Tensor) -> Tensor:
+    return x * torch.tanh(functional.softplus(x))

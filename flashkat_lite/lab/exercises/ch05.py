@@ -1,0 +1,148 @@
+"""Chapter 05: sectors, bytes in flight, banks, and a transpose that moves whole sectors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flashkat_lite.testing import poisoned
+
+from .. import setup as lab
+from ..counting import SECTOR, Accesses, accesses
+from .common import Wrong, exercise, normal, same_number, same_tensor, timed
+from .language import tl, triton
+
+
+@exercise("05-1")
+def warp_sectors(f: Callable[[int, int, int], int]) -> str:
+    """Check sectors that a warp touches: lane i reads `size` bytes at byte `first` + i · `stride`."""
+    wide = [(0, 128, 4), (0, 16, 16), (16, 16, 16), (0, 0, 4), (28, 12, 4)]
+    for first, stride, size in [(0, 4, 4), (4, 4, 4), (0, 8, 4), (0, 32, 4), *wide]:
+        starts = [first + lane * stride for lane in range(32)]
+        sectors = {byte // SECTOR for start in starts for byte in range(start, start + size)}
+        lines = {byte // 128 for start in starts for byte in range(start, start + size)}
+        span = starts[-1] + size - first
+        same_number(
+            f"sectors for first={first}, stride={stride}, size={size}", f(first, stride, size), len(sectors),
+            {"a sector touched by several lanes moves once": 32,
+             "these are lines of 128 bytes: a sector has 32": len(lines),
+             "sectors that no lane touches, in the gaps of a wide stride, do not move":
+                 (starts[-1] + size - 1) // SECTOR - first // SECTOR + 1,
+             "the first byte may lie inside a sector: count from `first`": -(-span // SECTOR),
+             "only the bytes asked for were counted; the gaps between them move too": -(-32 * size // SECTOR)},
+        )  # fmt: skip
+    return "nine ways for a warp to read"
+
+
+@exercise("05-2")
+def programs_to_fill(f: Callable[[float, float, int, int], int]) -> str:
+    """Check the fewest programs of `warps` warps that keep GB/s × ns bytes in flight, `each` bytes a thread."""
+    small = [(3000.0, 500.0, 8, 4), (10.0, 1.0, 1, 4)]
+    for rate, latency, warps, each in [(4000.0, 700.0, 4, 16), (4000.0, 700.0, 4, 64), *small]:
+        program = 32 * warps * each
+        needed = rate * latency  # 1 GB/s is 1 byte a nanosecond
+        expected = int(-(-needed // program))
+        same_number(
+            f"programs for {rate:,.0f} GB/s at {latency:,.0f} ns, {warps} warps, {each} bytes a thread",
+            f(rate, latency, warps, each), expected,
+            {"a part of a program is not launched: round up": int(needed // program),
+             "rounded up, and then one more": int(needed // program) + 2,
+             "a warp has 32 lanes": int(-(-needed // (warps * each))),
+             "a program has several warps": int(-(-needed // (32 * each))),
+             "1 GB is 1e9 bytes here, not 2**30": int(-(-needed * 2**30 / 1e9 // program)),
+             "rate over latency is no number of bytes: multiply": int(-(-rate / latency // program))},
+        )  # fmt: skip
+    return "programs for four machines"
+
+
+@exercise("05-3")
+def bank_ways(f: Callable[[list[int]], int]) -> str:
+    """Check how many times shared memory serves a warp's 32 words: the most different words in one bank."""
+    cases = {
+        "every second word": [2 * i for i in range(32)],
+        "neighbouring words": list(range(32)),
+        "every 32nd word": [32 * i for i in range(32)],
+        "every 33rd word": [33 * i for i in range(32)],
+        "one word for all": [7] * 32,
+        "two words of one bank": [0, 32] * 16,
+        "words in any order": [(5 * i + 3) % 32 for i in range(32)],
+        "a column of a 32 × 16 tile": [16 * i for i in range(32)],
+    }
+    for name, words in cases.items():
+        banks = [word % 32 for word in words]
+        expected = max(len({w for w in words if w % 32 == bank}) for bank in banks)
+        same_number(
+            f"turns for {name}", f(list(words)), expected,
+            {"lanes that want the same word are served together: count different words": max(map(banks.count, banks)),
+             "that is the number of banks in use": len(set(banks)),
+             "that is the number of conflicts beyond the first turn": expected - 1,
+             "all different words were counted: banks work at the same time": len(set(words))},
+        )  # fmt: skip
+    return "eight patterns of words"
+
+
+@exercise("05-4")
+@poisoned()
+def transposed(f: Callable[[Tensor], Tensor]) -> str:
+    """Check x [R, C] float32, any strides -> contiguous [C, R], whole sectors read and written."""
+    cases = {
+        "64 × 96": normal(64, 96, seed=5),
+        "37 × 70": normal(37, 70, seed=6),
+        "1 × 300": normal(1, 300, seed=7),
+        "every second column of 50 × 80": normal(50, 160, seed=8)[:, ::2],
+    }
+    for name, x in cases.items():
+        got, want = f(x), x.T.contiguous()
+        causes = {
+            "the input's strides: take both from x.stride()": x.as_strided(x.shape, (x.shape[1], 1)).T,
+            "right values in the wrong places: rows and columns of the output are swapped": x.reshape(want.shape),
+        }
+        same_tensor(f"the transpose of {name}", got, want, 0.0, causes)
+        if not got.is_contiguous():
+            raise Wrong(f"the transpose of {name}: expected a contiguous tensor, got strides {got.stride()}")
+    if not lab.GPU:
+        with accesses() as seen:
+            f(torch.randn(128, 256))
+        _whole_sectors(seen, 128, 256)
+        x = cases["37 × 70"]
+        with accesses() as seen:
+            f(x)
+        outside = seen.loads.elements - seen.loads.of(x).elements
+        if outside:
+            raise Wrong(
+                f"right values, but at 37 × 70 expected no load outside of the tensor, got {outside:,}. Likely cause: "
+                "a mask is missing"
+            )
+    timed(f, transposed_solution, {"8192 × 8192": ((8192, 8192),)}, moves=2)
+    return "a transpose of odd shapes and strides" + ", in whole sectors" * (not lab.GPU)
+
+
+def _whole_sectors(seen: Accesses, rows: int, columns: int) -> None:
+    """Raise Wrong where loads or stores touch many more sectors than hold [rows, columns] of float32."""
+    needed = rows * columns * 4 // SECTOR
+    if not seen.stores.elements:
+        raise Wrong("no store of a kernel was counted: the exercise asks for a Triton kernel")
+    for what, sectors in (("loads", seen.loads.sectors), ("stores", seen.stores.sectors)):
+        if sectors > 1.5 * needed:
+            raise Wrong(
+                f"correct, but its {what} touch {sectors:,} sectors at {rows} × {columns}; {needed:,} hold the data, "
+                f"and 1.5 times that were allowed. Likely cause: a program's tile is thin across the {what}."
+            )
+
+
+@triton.jit
+def transpose_kernel(x_ptr, out_ptr, rows, columns, row_stride, column_stride, TILE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    column = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
+    mask = (row < rows)[:, None] & (column < columns)[None, :]  # [rows, columns] of the tile
+    x = tl.load(x_ptr + row[:, None] * row_stride + column[None, :] * column_stride, mask=mask, other=0.0)
+    out = out_ptr + column[:, None] * rows + row[None, :]  # [columns, rows] of the tile
+    tl.store(out, tl.trans(x), mask=(column < columns)[:, None] & (row < rows)[None, :])
+
+
+def transposed_solution(x, tile=64):
+    rows, columns = x.shape
+    out = torch.empty(columns, rows, device=x.device, dtype=x.dtype)
+    grid = (triton.cdiv(rows, tile), triton.cdiv(columns, tile))
+    transpose_kernel[grid](x, out, rows, columns, *x.stride(), TILE=tile)
+    return out

@@ -1,0 +1,171 @@
+"""Chapter 06: three limits, and sums by few atomic additions."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flashkat_lite.testing import guarded, poisoned
+
+from .. import setup as lab
+from .common import Wrong, atomic_adds, exercise, expect_tuple, few_adds, same_number, same_twice, timed
+from .language import tl, triton
+
+ALONE = "positions add their own element before the program has summed"
+
+
+@exercise("06-1")
+def least_time(f: Callable[..., tuple[float, str]]) -> str:
+    """Check (milliseconds, which limit) for (flops, bytes, additions, GFLOP/s, GB/s, additions a nanosecond)."""
+    names = ("arithmetic", "bytes", "additions")
+    cases = [
+        (3.1e9, 1.24e9, 0, 66900.0, 4200.0, 1.6),
+        (9.0e9, 1.86e9, 1.549e9, 66900.0, 4200.0, 1.6),
+        (2.0e12, 1.24e9, 5.0e6, 66900.0, 4200.0, 40.0),
+    ]
+    for case in cases:
+        ms, limit = expect_tuple(f(*case), "milliseconds", "name of the limit")
+        work, rates = case[:3], case[3:]
+        times = [w / r / 1e6 for w, r in zip(work, rates, strict=True)]
+        size = ", ".join(f"{w:g} {name}" for w, name in zip(work, ("FLOPs", "bytes", "additions"), strict=True))
+        least = max(times)
+        same_number(
+            f"milliseconds for {size}", ms, least,
+            {"the limits overlap: the longest counts, not their sum": sum(times),
+             "the longest of the times is the least that a kernel can take, not the shortest": min(times),
+             "the additions were left out": max(times[:2]),
+             "seconds, not milliseconds": least / 1e3,
+             "microseconds, not milliseconds": least * 1e3,
+             "nanoseconds, not milliseconds": least * 1e6},
+        )  # fmt: skip
+        expected = names[times.index(least)]
+        if limit != expected:
+            raise Wrong(f"the limit for {size}: expected {expected!r}, got {limit!r}")
+    return "time and limit, where each of the three holds"
+
+
+@exercise("06-2")
+@poisoned()
+def index_sums(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
+    """Check bfloat16 sums of bfloat16 terms by index, within one rounding of the exact sum."""
+    g = torch.Generator().manual_seed(62)
+    for count, size in [(1, 3), (1000, 7), (5000, 1), (3001, 40)]:
+        terms = guarded(torch.rand(count, generator=g).to(torch.bfloat16) + 0.5)
+        index = guarded(torch.randint(size, (count,), generator=g), fill=0)
+        exact = torch.zeros(size, dtype=torch.float64, device=lab.DEVICE).index_add_(0, index, terms.double())
+        in_turn = torch.zeros(size, dtype=torch.bfloat16)
+        for place, term in zip(index.tolist(), terms.cpu(), strict=True):
+            in_turn[place] += term
+        same_twice(
+            f"sums of {count} terms on {size} totals", functools.partial(_sums, f), (terms, index, size),
+            exact, 1.1 * 2.0**-8 * exact.abs() + 1e-30,  # half a gap of bfloat16, and float32's rounding
+            {"the total is rounded to bfloat16 at every addition: keep it in float32": in_turn.to(lab.DEVICE),
+             "the totals are twice what they should be: each term was added twice": 2 * exact,
+             "one term of each total is left: they were stored, not added":
+                 torch.zeros_like(exact).index_copy(0, index, terms.double())},
+            torch.bfloat16,
+        )  # fmt: skip
+    if not lab.GPU:
+        atomic_adds(lambda: f(terms, index, size))
+    return "bfloat16 sums of up to 5000 terms, each rounded once"
+
+
+def _sums(f: Callable[[Tensor, Tensor, int], Tensor], terms: Tensor, index: Tensor, size: int) -> Tensor:
+    try:
+        return f(terms, index, size)
+    except Exception as error:
+        if any(word in str(error) for word in ("bf16", "bfloat16", "uint16", "Unsupported data type")):
+            raise Wrong(
+                f"{len(terms)} terms on {size} totals: expected an atomic addition in float32, got one in 16 bits "
+                f"({type(error).__name__}). Likely cause: the totals are bfloat16 while adding"
+            ) from error
+        raise
+
+
+def _values(count: int, bins: int, seed: int) -> Tensor:
+    """Return int32 numbers of bins [count], half of them 0; the memory beside them holds another number of a bin."""
+    g = torch.Generator().manual_seed(seed)
+    values = torch.randint(bins, (count,), generator=g, dtype=torch.int32)
+    values[torch.rand(count, generator=g) < 0.5] = 0
+    return guarded(values, fill=bins - 1)
+
+
+@exercise("06-3")
+@poisoned()
+def histogram(f: Callable[[Tensor, int], Tensor]) -> str:
+    """Check counts of integers, at most one atomic addition for 16 elements."""
+    for seed, (count, bins) in enumerate([(1, 2), (5000, 7), (4096, 64), (20000, 256)]):
+        values = _values(count, bins, seed)
+        exact = torch.bincount(values.long(), minlength=bins)
+        unset = torch.where(exact > 0, exact - 2**31 - 1, 2**31 - 1)  # on top of what fills memory from `empty`
+        causes = {
+            "each element was counted twice: is the buffer zeroed at each call?": 2 * exact,
+            "the counts start from memory that nothing zeroed": unset,
+        }
+        for block in (128, 256, 512, 1024, 2048, 4096, 8192):
+            masked = exact.clone()
+            masked[0] += -count % block
+            causes[f"{-count % block:,} masked positions were counted as zeros"] = masked
+        same_twice(f"counts of {count} integers in {bins} bins", f, (values, bins), exact, 0.0, causes, torch.int32)
+    few_adds(lambda: f(_values(60000, 64, 9), 64), 60000 // 16, "60,000 integers in 64 bins", ALONE)
+    timed(f, histogram_solution, {"2²⁴ elements in 64 bins": (lambda: _values(2**24, 64, 9), 64)}, good=1.3)
+    return "counts of up to 20,000 integers, few additions"
+
+
+@triton.jit
+def histogram_kernel(values_ptr, out_ptr, count, bins, BLOCK: tl.constexpr, BINS: tl.constexpr):
+    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(values_ptr + offs, mask=offs < count, other=0)
+    counts = tl.histogram(values, BINS)  # [BINS]
+    bin = tl.arange(0, BINS)
+    valid = tl.sum((offs < count).to(tl.int32))
+    counts -= tl.where(bin == 0, BLOCK - valid, 0)  # masked positions counted as zeros
+    tl.atomic_add(out_ptr + bin, counts, mask=bin < bins, sem="relaxed")
+
+
+def histogram_solution(values, bins, block=4096):
+    out = torch.zeros(bins, dtype=torch.int32, device=values.device)
+    histogram_kernel[(triton.cdiv(len(values), block),)](
+        values, out, len(values), bins, BLOCK=block, BINS=triton.next_power_of_2(bins)
+    )
+    return out
+
+
+@exercise("06-4")
+@poisoned()
+def group_sums(f: Callable[[Tensor, int], Tensor]) -> str:
+    """Check sums of groups of columns, at most one atomic addition for 32 elements."""
+    g = torch.Generator().manual_seed(64)
+    for rows, columns, groups in [(1, 32, 1), (37, 768, 8), (101, 96, 3), (500, 64, 2)]:
+        x = guarded(torch.randn(rows, columns, generator=g))
+        terms = x.double().view(rows, groups, -1)
+        exact, size = terms.sum((0, 2)), terms.abs().sum((0, 2))
+        tolerance = 4 * (rows * columns / groups) ** 0.5 * 2.0**-24 * size  # every addition rounds at random
+        same_twice(
+            f"sums of {groups} groups, {rows} × {columns}", f, (x, groups), exact, tolerance,
+            {"neighbouring columns share a group: column // width, not column % groups":
+                x.double().view(rows, -1, groups).sum((0, 1)),
+             "each element was added twice: is the buffer zeroed at each call?": 2 * exact,
+             "one of 32 lanes adds, but only its own element": terms.reshape(rows, groups, -1, 32)[..., 0].sum((0, 2))},
+        )  # fmt: skip
+    few_adds(lambda: f(torch.randn(80, 768), 8), 80 * 768 // 32, "80 rows of 768", ALONE)
+    timed(f, group_sums_solution, {"2¹⁸ rows of 768": ((2**18, 768), 8)})
+    return "group sums, summed before they are added"
+
+
+@triton.jit
+def group_sums_kernel(x_ptr, out_ptr, count, columns, width, BLOCK: tl.constexpr):
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    offs = first + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offs, mask=offs < count, other=0.0)
+    sums = tl.sum(tl.reshape(x, [BLOCK // 32, 32]), 1)  # [BLOCK / 32]
+    offs = first + tl.arange(0, BLOCK // 32) * 32
+    tl.atomic_add(out_ptr + offs % columns // width, sums, mask=offs < count, sem="relaxed")
+
+
+def group_sums_solution(x, groups, block=4096):
+    out = torch.zeros(groups, device=x.device)
+    columns = x.shape[1]
+    group_sums_kernel[(triton.cdiv(x.numel(), block),)](x, out, x.numel(), columns, columns // groups, BLOCK=block)
+    return out

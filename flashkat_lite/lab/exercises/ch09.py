@@ -1,0 +1,109 @@
+"""Chapter 09: counts of the block backward, and column sums that a program makes before it adds."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flashkat_lite.testing import poisoned
+
+from .column_sums import check_column_sums
+from .common import exercise, expect_tuple, few_adds, same_number, timed
+from .language import tl, triton
+
+
+@exercise("09-1")
+def count_block(f: Callable[[int, int, int, int, int], tuple[int, int]]) -> str:
+    """Check (programs, atomic adds) of the block backward for (rows, groups, m, n, rows of a tile)."""
+    for rows, groups, m, n, tile in [(201728, 8, 5, 4, 32), (37, 3, 3, 2, 16), (1000, 8, 6, 5, 128)]:
+        programs, adds = expect_tuple(f(rows, groups, m, n, tile), "programs", "atomic adds")
+        size = f"rows={rows}, groups={groups}, m={m}, n={n}, tile={tile} rows"
+        blocks = -(-rows // tile)
+        same_number(
+            f"programs for {size}", programs, blocks * groups,
+            {"the last, partial tile needs a program too: round up": rows // tile * groups,
+             "a tile belongs to one group: times groups": blocks},
+        )  # fmt: skip
+        same_number(
+            f"atomic adds for {size}", adds, blocks * groups * (m + 1 + n),
+            {"a polynomial of degree m has m+1 coefficients": blocks * groups * (m + n)},
+        )  # fmt: skip
+    return "programs and atomic adds, at three sizes"
+
+
+@exercise("09-2")
+def idle_share(f: Callable[[int], float]) -> str:
+    """Check the share of a tile's positions that own no column, for a group width."""
+    for width in (24, 96, 100, 128, 7, 1, 384):
+        columns = 1 << (width - 1).bit_length()
+        same_number(
+            f"idle share at width {width}", f(width), 1 - width / columns,
+            {"the share in use was returned": width / columns, "idle over used, not over all": columns / width - 1},
+        )  # fmt: skip
+    return "seven widths"
+
+
+@exercise("09-3")
+@poisoned()
+def column_sums_block(f: Callable[[Tensor], Tensor]) -> str:
+    """Check column sums with one atomic add a column and program, at least 64 rows a program."""
+    check_column_sums(f)
+    few_adds(lambda: f(torch.randn(4096, 96)), 4096 // 64 * 96, "4,096 rows of 96")
+    timed(f, column_sums_block_solution, {"524,288 rows of 96": ((2**19, 96),)}, moves=1)
+    return "column sums, summed in the program first"
+
+
+@triton.jit
+def column_sums_block_kernel(
+    dy_ptr, out_ptr, rows, columns, row_stride, column_stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    mask = (row < rows) & (column < columns)
+    dy = tl.load(dy_ptr + row * row_stride + column * column_stride, mask=mask, other=0.0).to(tl.float32)
+    total = tl.sum(dy, 0)  # [COLUMNS]
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    tl.atomic_add(out_ptr + column, total, mask=column < columns, sem="relaxed")
+
+
+def column_sums_block_solution(dy, rows_of_tile=128):
+    rows, columns = dy.shape
+    out = torch.zeros(columns, device=dy.device)
+    wide = min(triton.next_power_of_2(columns), 32)
+    grid = (triton.cdiv(rows, rows_of_tile), triton.cdiv(columns, wide))
+    column_sums_block_kernel[grid](dy, out, rows, columns, *dy.stride(), ROWS=rows_of_tile, COLUMNS=wide)
+    return out
+
+
+@exercise("09-4")
+@poisoned()
+def column_sums_walking(f: Callable[[Tensor], Tensor]) -> str:
+    """Check column sums by programs that walk down the rows: at most 264 adds a column, however many rows."""
+    check_column_sums(f)
+    few_adds(lambda: f(torch.randn(60000, 8)), 264 * 8, "60,000 rows of 8")
+    timed(f, column_sums_walking_solution, {"524,288 rows of 96": ((2**19, 96),)}, moves=1)
+    return "column sums by walking programs"
+
+
+@triton.jit
+def column_sums_walking_kernel(
+    dy_ptr, out_ptr, rows, columns, row_stride, column_stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)  # one partial sum a position; nothing is reduced inside the loop
+    step = tl.num_programs(0) * ROWS
+    for first in range(tl.program_id(0) * ROWS, rows, step):
+        row = tl.cast(first, tl.int64) + tl.arange(0, ROWS)[:, None]
+        mask = (row < rows) & (column < columns)[None, :]
+        dy = tl.load(dy_ptr + row * row_stride + column[None, :] * column_stride, mask=mask, other=0.0)
+        sums += dy.to(tl.float32)
+    tl.atomic_add(out_ptr + column, tl.sum(sums, 0), mask=column < columns, sem="relaxed")
+
+
+def column_sums_walking_solution(dy, rows_of_tile=64):
+    rows, columns = dy.shape
+    out = torch.zeros(columns, device=dy.device)
+    wide = min(triton.next_power_of_2(columns), 32)
+    grid = (min(264, triton.cdiv(rows, rows_of_tile)), triton.cdiv(columns, wide))
+    column_sums_walking_kernel[grid](dy, out, rows, columns, *dy.stride(), ROWS=rows_of_tile, COLUMNS=wide)
+    return out

@@ -1,0 +1,236 @@
+"""Chapter 11: two bounds, register banks, bfloat16 by hand, and SiLU's backward pass."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flashkat_lite.testing import MARGIN, guarded, poisoned
+
+from .. import setup as lab
+from ..counting import Trace, accesses
+from .common import Wrong, exercise, expect_tuple, same_number, same_tensor, timed
+from .language import reciprocal, tl, to_float32, triton
+
+RATE = 132 * 4 * 32 * 1.98e9  # each thread's instructions a second, of an H200
+
+
+@exercise("11-1")
+def two_bounds(f: Callable[[int, float, int, float, float], tuple[float, float]]) -> str:
+    """Check (milliseconds at least, instructions at which the bounds meet) of a kernel, from sizes and rates."""
+    for elements, instructions, nbytes, bandwidth in (
+        (154_927_104, 42.4, 6, 4300.0),
+        (154_927_104, 46.5, 12, 4300.0),
+        (38_731_776, 82.0, 6, 4100.0),
+        (1_000_000, 10.0, 4, 2000.0),
+    ):
+        answer = expect_tuple(f(elements, instructions, nbytes, bandwidth, RATE), "milliseconds", "instructions")
+        memory, issue = nbytes * elements / bandwidth / 1e6, elements * instructions / RATE * 1e3
+        meet = RATE * nbytes / (bandwidth * 1e9)
+        size = f"{elements:,} elements, {instructions} instructions, {nbytes} bytes each, {bandwidth:,.0f} GB/s"
+        least = max(memory, issue)
+        same_number(
+            f"milliseconds for {size}", answer[0], least,
+            {"the bounds overlap at best: the longer one, not their sum": memory + issue,
+             "milliseconds, not seconds": least / 1e3,
+             "memory alone: the instructions need longer": memory if issue > memory else math.nan,
+             "the longer of the two bounds, not the shorter": min(memory, issue),
+             "the rate counts each thread's instructions already: no further factor of 32": max(memory, issue / 32)},
+        )  # fmt: skip
+        same_number(
+            f"instructions an element at which both bounds of {size} are equal", answer[1], meet,
+            {"the number for one byte: times the bytes of an element": meet / nbytes,
+             "the inverse of what was asked for": 1 / meet,
+             "1 GB/s is 1e9 bytes a second": meet * 1e9},
+        )  # fmt: skip
+    return "both bounds, for four kernels"
+
+
+@exercise("11-2")
+def conflict_free(f: Callable[[int], list[int]]) -> str:
+    """Check registers of k accumulators so that three neighbours, in a ring, lie in three of four banks."""
+    for k in (4, 16, 3, 6, 7, 8, 10, 11, 17, 31):
+        got = f(k)
+        if not isinstance(got, list | tuple) or not all(isinstance(r, int) for r in got):
+            raise Wrong(f"k={k}: expected a list of {k} integers, got {got!r}")
+        if len(got) != k:
+            raise Wrong(f"k={k}: expected {k} registers, got {len(got)}")
+        if len(set(got)) < k:
+            twice = next(r for r in got if list(got).count(r) > 1)
+            raise Wrong(f"k={k}: expected {k} different registers, got R{twice} twice. Likely cause: these are banks")
+        outside = [r for r in got if not 0 <= r < 255]
+        if outside:
+            raise Wrong(f"k={k}: expected registers from 0 to 254, got {outside[0]} at index {got.index(outside[0])}")
+        _check_ring(got)
+    return "ten rings, no two operands of an instruction in one bank"
+
+
+def _check_ring(registers: list[int]) -> None:
+    """Raise Wrong unless any three neighbours of the ring lie in three banks."""
+    k = len(registers)
+    for j in range(k):
+        places = [(j + i) % k for i in range(3)]
+        three = [registers[place] for place in places]
+        banks = [r % 4 for r in three]
+        if len(set(banks)) == 3:
+            continue
+        row_is_right = all(len({r % 4 for r in registers[i : i + 3]}) == 3 for i in range(k - 2))
+        cause = " Likely cause: right along the row, but the last accumulators are neighbours of the first."
+        raise Wrong(
+            f"k={k}, accumulators {', '.join(map(str, places))}: expected three banks, got {banks} of registers "
+            f"{three}.{cause * (j >= k - 2 and row_is_right)}"
+        )
+
+
+def _loads(f: Callable, arguments: tuple, x: Tensor) -> Trace:
+    """Return the loads of x's memory, and of the NaN beside it, of a call; in the interpreter."""
+    with accesses() as seen, np.errstate(over="ignore"):
+        f(*arguments)
+    loads = seen.loads.of(x, MARGIN)
+    if not loads.elements:
+        raise Wrong("expected a Triton kernel that reads x where it lies, got none: no load of it was seen")
+    return loads
+
+
+@exercise("11-3")
+@poisoned()
+def unpack_pairs(f: Callable[[Tensor], Tensor]) -> str:
+    """Check bfloat16 [K], K even, as float32 [K], read 32 bits at a time."""
+    g = torch.Generator().manual_seed(113)
+    special = torch.tensor([0.0, -0.0, 1.0, -1.0, 3e38, -3e38, 1e-40, -1e-40, 1.0078125, -2.5, 1e-30, 255.0])
+    cases = {
+        "12 special numbers": special,
+        "2 numbers": torch.tensor([-3.5, 7.25]),
+        "10,002 random numbers": torch.randn(10_002, generator=g),
+    }
+    for name, values in cases.items():
+        x = guarded(values.to(torch.bfloat16))
+        got = f(x)
+        what, exact = f"float32 of {name}", x.float()
+        swapped = exact.view(-1, 2).flip(1).flatten()
+        bits, is_first = x.view(torch.int32), torch.arange(len(x), device=lab.DEVICE) % 2 == 0
+        logical = torch.stack([bits << 16, bits], 1).flatten().view(torch.float32)
+        same_tensor(
+            what, got, exact, 0.0,
+            {"the two halves are swapped: the first number of a pair is the lower half": swapped,
+             "the upper half needs a mask: the other number's bits are still below it": logical,
+             "only the first number of each pair is right: the second went missing": torch.where(is_first, exact, 0),
+             "only the second number of each pair is right: the first went missing": torch.where(is_first, 0, exact),
+             "numbers too small to be normal went to zero: a conversion instead of bits":
+                 torch.where(exact.abs() < 2.0**-126, 0, exact),
+             "all first numbers come before all second ones: pairs are neighbours in the result":
+                 torch.cat([exact[::2], exact[1::2]])}, torch.float32,
+        )  # fmt: skip
+        if not torch.equal(got.view(torch.int32), exact.view(torch.int32)):
+            at = int((got.view(torch.int32) != exact.view(torch.int32)).nonzero()[0])
+            raise Wrong(
+                f"{what}: expected the bits of {exact[at].item()}, got those of {got[at].item()} at index {at}. Likely "
+                "cause: arithmetic instead of bits (a sign of zero is lost)"
+            )
+    if not lab.GPU:
+        loads = _loads(f, (x,), x)
+        pairs = sum(addresses.size for addresses, size in loads if size == 4)
+        same_number(
+            "loads of 32 bits for 10,002 numbers", pairs, 5001,
+            {"the kernel loads 16 bits at a time: hand it x.view(torch.int32)": 0, "each pair is loaded twice": 10_002,
+             "positions outside of the tensor load too: a mask is missing": max(pairs, 5002)},
+        )  # fmt: skip
+    timed(f, unpack_pairs_solution, {"2²⁷ numbers": ((2**27,),)}, dtype=torch.bfloat16, moves=3)
+    return "every bit, also of -0 and of numbers too small to be normal"
+
+
+@triton.jit
+def unpack_kernel(pair_ptr, out_ptr, pairs, BLOCK: tl.constexpr):
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    pair = first + tl.arange(0, BLOCK)
+    bits = tl.load(pair_ptr + pair, mask=pair < pairs, other=0)
+    low = (bits << 16).to(tl.float32, bitcast=True)
+    high = (bits & -65536).to(tl.float32, bitcast=True)  # 0xffff0000
+    offs = 2 * first + tl.arange(0, 2 * BLOCK)
+    tl.store(out_ptr + offs, tl.interleave(low, high), mask=offs < 2 * pairs)
+
+
+def unpack_pairs_solution(x):
+    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    pairs = x.view(torch.int32)
+    block = lab.pick(gpu=512, cpu=4096)
+    grid = (triton.cdiv(pairs.numel(), block),)
+    unpack_kernel[grid](pairs, out, pairs.numel(), BLOCK=block)
+    return out
+
+
+@exercise("11-4")
+@poisoned()
+def silu_backward(f: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Check dx = dy · SiLU'(x), contiguous, in x's dtype, computed in float32."""
+    g = torch.Generator().manual_seed(114)
+    shapes = [(3, 7, torch.float32), (37, 56, torch.float32), (1, 1000, torch.bfloat16), (129, 33, torch.bfloat16)]
+    for rows, columns, dtype in shapes:
+        x, dy = (torch.randn(rows, columns, generator=g) for _ in range(2))
+        x = 2 * x
+        x[0, :2] = torch.tensor([-200.0, 200.0])
+        x, dy = guarded(x.to(dtype)), guarded(dy.to(dtype))
+        with np.errstate(over="ignore"):  # exp of 200 is infinite, and rightly so; the interpreter would warn
+            got = f(dy, x)
+        what = f"dx for {rows} row{'s' * (rows > 1)} of {columns} {str(dtype).removeprefix('torch.')}"
+        if isinstance(got, Tensor) and got.dtype != dtype:
+            raise Wrong(f"{what}: expected {dtype}, as x; got {got.dtype}")
+        exact = _silu_slope(x.double()) * dy.double()
+        # A dozen float32 roundings; one of the stored number, which the interpreter truncates where a GPU rounds.
+        stored = 2.0**-7 if dtype == torch.bfloat16 else 0.0
+        tolerance = 16 * 2.0**-24 * (1 + x.double().abs()) * dy.double().abs() + stored * exact.abs() + 2.0**-40
+        s = torch.sigmoid(x.double())
+        causes = (
+            {"that is SiLU itself times dy, not its derivative": x.double() * s * dy.double(),
+             "dy is missing": _silu_slope(x.double()),
+             "the product rule: x · sigmoid(x) has two terms, and one is missing": s * dy.double(),
+             "x and dy are exchanged": _silu_slope(dy.double()) * x.double(),
+             "bfloat16 was used inside: widen x and dy to float32 first": (_silu_slope(x) * dy).double()}
+        )  # fmt: skip
+        try:
+            same_tensor(what, got, exact, tolerance)
+        except Wrong as wrong:
+            fits = isinstance(got, Tensor) and got.shape == exact.shape
+            for cause, value in causes.items():  # a wrong formula is recognised by far less than what is right
+                if fits and torch.allclose(got.double(), value, rtol=2.0**-6, atol=1e-4):
+                    raise Wrong(f"{wrong} Likely cause: {cause}.") from None
+            raise
+    if not lab.GPU:
+        loaded = _loads(f, (dy, x), x).nbytes // 2
+        causes = {"x is read twice": 2 * x.numel()}
+        if loaded % x.numel():
+            causes["positions outside of the tensor load too: a mask is missing"] = loaded
+        same_number("elements of x loaded", loaded, x.numel(), causes)
+    pair = (2**17, 768), (2**17, 768)
+    timed(f, silu_backward_solution, {"131,072 rows of 768 bfloat16": pair}, dtype=torch.bfloat16, moves=3)
+    return "SiLU's backward pass of four shapes in two dtypes" + ", each element read once" * (not lab.GPU)
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+@triton.jit(do_not_specialize=["size"])
+def silu_backward_kernel(dy_ptr, x_ptr, dx_ptr, size, VECTOR: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr):
+    first = tl.program_id(0).to(tl.int64) * (BLOCK * UNROLL)
+    for k in tl.static_range(UNROLL):
+        vector = first + k * BLOCK + tl.arange(0, BLOCK)
+        offs = vector[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
+        mask = (vector < size // VECTOR)[:, None]
+        x = to_float32(tl.load(x_ptr + offs, mask=mask, other=0.0))
+        dy = to_float32(tl.load(dy_ptr + offs, mask=mask, other=0.0))
+        s = reciprocal(1.0 + tl.exp2(x * -1.4426950408889634))  # the sigmoid
+        tl.store(dx_ptr + offs, dy * (s + x * (s - s * s)), mask=mask)
+
+
+def silu_backward_solution(dy, x):
+    dx = torch.empty_like(x)
+    widest = 16 // x.element_size()
+    vector = next(v for v in (widest, 4, 2, 1) if x.numel() % v == 0)
+    block, unroll = lab.pick(gpu=(128, 2), cpu=(1024, 2))
+    grid = (triton.cdiv(x.numel(), vector * block * unroll),)
+    silu_backward_kernel[grid](dy, x, dx, x.numel(), VECTOR=vector, BLOCK=block, UNROLL=unroll)
+    return dx

@@ -1,0 +1,195 @@
+"""Chapter 12: the error of a staged sum, exact additions, and sums that are accurate or repeat."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashkat_lite.testing import guarded, poisoned
+
+from .. import setup as lab
+from .common import Wrong, exercise, expect_tuple, no_adds, normal, repeats, same_number, same_tensor, timed
+from .language import tl, triton
+
+
+@exercise("12-1")
+def staged_units(f: Callable[[int, int, int], float]) -> str:
+    """Check root mean square error in units of a sum of (terms, lanes, chunk)."""
+    for terms, lanes, chunk in [(2**20, 2**10, 32), (2**24, 2**12, 64), (19_365_888, 101_376, 1), (4096, 1, 64)]:
+        each = terms / lanes
+        chains, tree = chunk + each / chunk, math.log2(lanes)
+        size = f"{terms:,} terms, {lanes:,} lanes, chunks of {chunk}"
+        got = f(terms, lanes, chunk)
+        same_number(
+            f"error of {size}", float(got) if hasattr(got, "item") else got, (0.09 * chains + 0.18 * tree) ** 0.5,
+            {"the square root is missing: errors add in squares": 0.09 * chains + 0.18 * tree,
+             "that is the mean absolute error, 0.8 of what was asked for": 0.8 * (0.09 * chains + 0.18 * tree) ** 0.5,
+             "the chunks were forgotten: a lane adds K / lanes terms in chunks":
+                 (0.09 * each + 0.18 * tree) ** 0.5,
+             "the lanes' own tree is missing": (0.09 * chains) ** 0.5,
+             "the chain of the chunks' sums is missing": (0.09 * chunk + 0.18 * tree) ** 0.5,
+             "a chunk's chain is missing": (0.09 * each / chunk + 0.18 * tree) ** 0.5,
+             "errors add in squares, not as they are":
+                 (0.09 * chunk) ** 0.5 + (0.09 * each / chunk) ** 0.5 + (0.18 * tree) ** 0.5,
+             "the logarithm is that of base 2": (0.09 * chains + 0.18 * math.log(lanes)) ** 0.5},
+        )  # fmt: skip
+    return "four shapes of a sum"
+
+
+@exercise("12-2")
+def what_is_lost(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
+    """Check (s, e) float32 with s = a + b rounded and s + e = a + b exactly."""
+    g = torch.Generator().manual_seed(122)
+    scale = 2.0 ** torch.randint(-10, 11, (2, 2000), generator=g)
+    a, b = (torch.rand(2, 2000, generator=g) + 1) * scale * (1 - 2 * torch.randint(2, (2, 2000), generator=g))
+    cases = {"the larger number first": _sorted(a, b), "the larger number second": _sorted(a, b)[::-1]}
+    for what, (p, q) in cases.items():
+        answer = expect_tuple(f(p.clone(), q.clone()), "s", "e")
+        for name, part in zip(("s", "e"), answer, strict=True):
+            if isinstance(part, Tensor) and part.dtype != torch.float32:
+                raise Wrong(f"{name}: expected dtype torch.float32, got {part.dtype}; do it without float64")
+        s = p + q
+        # Exponents differ by 21 at most, so 24 + 21 bits: float64 holds the sum exactly.
+        e = (p.double() + q.double()) - s.double()
+        same_tensor(f"s with {what}", answer[0], s, 0.0)
+        same_tensor(
+            f"e with {what}", answer[1], e, 0.0,
+            {"the sign: e is what s lacks": -e,
+             "e is always zero: an exact difference of rounded numbers was taken for granted": 0 * e,
+             "right only where the first number is the larger one": (q - (s - p)).double(),
+             "right only where the second number is the larger one": (p - (s - q)).double()},
+        )  # fmt: skip
+    return "4000 additions, to the last bit"
+
+
+def _sorted(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    swap = b.abs() > a.abs()
+    return torch.where(swap, b, a), torch.where(swap, a, b)
+
+
+def _cancelling(rows: int, columns: int, seed: int) -> Tensor:
+    """Return normal numbers, and in each column pairs of large ones of opposite sign, in random rows."""
+    g = torch.Generator().manual_seed(seed)
+    dy = torch.randn(rows, columns, generator=g)
+    for column in range(columns):
+        places = torch.randperm(rows, generator=g)[: rows // 4 * 2]
+        large = 2.0 ** torch.randint(18, 28, (len(places) // 2,), generator=g)
+        dy[places, column] = torch.cat([large, -large])
+    return dy
+
+
+@exercise("12-3")
+@poisoned()
+def column_sums_compensated(f: Callable[[Tensor], Tensor]) -> str:
+    """Check float32 column sums as accurate as twice the precision, rounded once; no atomic additions."""
+    g = torch.Generator().manual_seed(123)
+    cases = {
+        "37 rows of 8": guarded(torch.randn(37, 8, generator=g)),
+        "1 row of 300": guarded(torch.randn(1, 300, generator=g)),
+        "20,000 rows of 3, all positive": guarded(torch.rand(20000, 3, generator=g)),
+        "3001 rows of 5 that nearly cancel": guarded(_cancelling(3001, 5, 1)),
+        "a transposed tensor that nearly cancels": guarded(_cancelling(500, 7, 2).T.contiguous()).T,
+    }
+    for name, dy in cases.items():
+        _check_sums(f"column sums of {name}", f(dy), dy)
+    dy = cases["37 rows of 8"]
+    _check_sums("a second call", f(dy), dy)
+    if not lab.GPU:
+        no_adds(f, torch.randn(500, 8, generator=g))
+    timed(f, column_sums_compensated_solution, {"2¹⁹ rows of 96": ((2**19, 96),)}, moves=1, copied=True)
+    return "column sums to the last bits, where nearly everything cancels too"
+
+
+def _check_sums(what: str, got: Any, dy: Tensor) -> None:
+    """Raise Wrong unless `got` is dy's column sums, as accurate as twice the precision, rounded once."""
+    exact, size = dy.double().sum(0), dy.double().abs().sum(0)
+    causes = {"each element was added twice: is memory from `empty` written before it is read?": 2 * exact}
+    try:
+        same_tensor(what, got, exact, 2.0**-23 * exact.abs() + 2.0**-40 * size, causes, torch.float32)
+    except Wrong as wrong:
+        plain = 2.0**-24 * len(dy) ** 0.5 * size
+        fits = isinstance(got, Tensor) and got.shape == exact.shape and got.dtype == torch.float32
+        if fits and "Likely cause" not in str(wrong) and bool(((got.double() - exact).abs() <= 8 * plain).all()):
+            raise Wrong(
+                f"{wrong} Likely cause: right but for rounding: a carry is missing, does not join the sum at the end, "
+                "or is lost where a term is larger than the sum (Kahan's form)."
+            ) from None
+        raise
+
+
+@triton.jit
+def column_sums_compensated_kernel(
+    dy_ptr, partial_ptr, rows, columns, row_stride, column_stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    sums = tl.zeros([ROWS, COLUMNS], tl.float32)
+    carries = tl.zeros([ROWS, COLUMNS], tl.float32)
+    step = tl.num_programs(0) * ROWS
+    for first in range(tl.program_id(0) * ROWS, rows, step):
+        row = tl.cast(first, tl.int64) + tl.arange(0, ROWS)[:, None]
+        mask = (row < rows) & (column < columns)[None, :]
+        term = tl.load(dy_ptr + row * row_stride + column[None, :] * column_stride, mask=mask, other=0.0)
+        new = sums + term
+        of_term = new - sums
+        carries += (sums - (new - of_term)) + (term - of_term)
+        sums = new
+    total = tl.sum(sums.to(tl.float64) + carries.to(tl.float64), 0)  # [COLUMNS]
+    tl.store(partial_ptr + tl.program_id(0) * columns + column, total, mask=column < columns)
+
+
+def column_sums_compensated_solution(dy, rows_of_tile=64):
+    rows, columns = dy.shape
+    wide = min(triton.next_power_of_2(columns), 32)
+    grid = (min(lab.pick(gpu=264, cpu=4), triton.cdiv(rows, rows_of_tile)), triton.cdiv(columns, wide))
+    partial = torch.empty(grid[0], columns, dtype=torch.float64, device=dy.device)
+    column_sums_compensated_kernel[grid](dy, partial, rows, columns, *dy.stride(), ROWS=rows_of_tile, COLUMNS=wide)
+    return partial.sum(0).float()
+
+
+@exercise("12-4")
+@poisoned()
+def sum_repeatable(f: Callable[[Tensor], Tensor]) -> str:
+    """Check the sum of a float32 vector, the same bits whatever order programs run in."""
+    for seed, count in enumerate((1, 1000, 65_537, 300_003)):
+        x = normal(count, seed=124 + seed)
+        what, got, wide = f"the sum of {count:,} elements", f(x), x.double()
+        unit = 2.0**-24 * wide.square().sum().sqrt()
+        same_tensor(
+            what, got, wide.sum(), 12 * unit + 2.0**-24 * wide.sum().abs(),
+            {"each element was added twice: is memory from `empty` written before it is read?": 2 * wide.sum(),
+             "right but for rounding: a long chain of additions": torch.cumsum(x.cpu().flip(0), 0)[-1].to(lab.DEVICE)},
+            torch.float32,
+        )  # fmt: skip
+        for _ in range(3 if lab.GPU else 1):
+            repeats(what, got, f, x)
+    if not lab.GPU:
+        no_adds(f, normal(65_537, seed=126))
+    timed(f, sum_repeatable_solution, {"2²⁶ elements": ((2**26,),)}, moves=1, copied=True)
+    return "four lengths, the same bits each time"
+
+
+@triton.jit
+def part_sums_kernel(x_ptr, partial_ptr, count, BLOCK: tl.constexpr):
+    sums = tl.zeros([BLOCK], tl.float32)
+    step = tl.num_programs(0) * BLOCK
+    for first in range(tl.program_id(0) * BLOCK, count, step):
+        offs = first + tl.arange(0, BLOCK)
+        sums += tl.load(x_ptr + offs, mask=offs < count, other=0.0)
+    tl.store(partial_ptr + tl.program_id(0), tl.sum(sums))
+
+
+@triton.jit
+def last_sum_kernel(partial_ptr, out_ptr, parts, BLOCK: tl.constexpr):
+    part = tl.arange(0, BLOCK)
+    tl.store(out_ptr, tl.sum(tl.load(partial_ptr + part, mask=part < parts, other=0.0)))
+
+
+def sum_repeatable_solution(x, block=2048):
+    parts = min(lab.pick(gpu=1056, cpu=4), triton.cdiv(len(x), block))
+    partial = torch.empty(parts, device=x.device)
+    out = torch.empty((), device=x.device)
+    part_sums_kernel[(parts,)](x, partial, len(x), BLOCK=block, num_warps=8)
+    last_sum_kernel[(1,)](partial, out, parts, BLOCK=triton.next_power_of_2(parts))
+    return out
