@@ -20,14 +20,14 @@ except ImportError:
 }
 
 if [ "${1-}" = --stale ]; then
-  [ ! -e .venv/.ready ] || .venv/bin/python -P -c '
+  [ ! -e .venv/.ready ] || .venv/bin/python -I -c '
 import importlib.util, os, pip, sys
 sys.exit(not os.path.realpath(importlib.util.find_spec("flashkat_lite").origin).startswith(sys.argv[1]))
 ' "$(pwd -P)/" >/dev/null 2>&1 || echo anew
   exit
 fi
 
-if ! .venv/bin/python -c "import pip, sys; sys.exit(not $pinned)" >/dev/null 2>&1; then
+if ! .venv/bin/python -I -c "import pip, sys; sys.exit(not $pinned)" >/dev/null 2>&1; then
   [ -n "${1-}" ] || set -- python3 python3.14 python3.13 python3.12 python3.11
   reasons='' chosen=''
   for python; do
