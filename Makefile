@@ -7,6 +7,9 @@ PY := .venv/bin/python
 READY := .venv/.ready
 STALE := $(shell sh book/tools/venv.sh --stale)
 endif
+# Tools import one another from their own folder, and all that runs reads and writes UTF-8, whatever the locale.
+unexport PYTHONSAFEPATH
+export PYTHONUTF8 := 1
 # Tests wait for browsers and for processes of their own: one more at a time than there are cores.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
