@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import console
 import execute
 import grade_feedback as feedback
 import grade_kernel
@@ -35,7 +36,7 @@ LARGEST = 100_000_000  # bytes of a notebook: more is output, which is not read
 ATTEMPTS = 4  # processes of a notebook
 # Variables of the grader's environment that a notebook sees.
 SEEN = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "SLURM_CPUS", "PYTHONHASH")
-SEEN += ("PYDEVD_",)
+SEEN += ("PYDEVD_", "PYTHONUTF8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ def outcomes(notebook, env, limits=None):
         path = Path(folder) / "notebook.ipynb"
         notebooks.write(notebook, path)
         command = [sys.executable, __file__, "--run", str(path), json.dumps(dataclasses.asdict(limits))]
-        with (Path(folder) / "errors").open("w+", encoding="utf-8") as errors:
+        with (Path(folder) / "errors").open("w+", encoding="utf-8", errors="replace") as errors:
             process = subprocess.Popen(
                 command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
                 start_new_session=True,
@@ -147,7 +148,7 @@ def outcomes(notebook, env, limits=None):
             said = path.with_suffix(".json")
             if not said.exists():
                 raise RuntimeError((errors.read().strip().splitlines() or ["the process ended at once"])[-1])
-        return json.loads(said.read_text())
+        return json.loads(said.read_text(encoding="utf-8"))
 
 
 def end(pid):
@@ -214,7 +215,7 @@ def surroundings(place, limits):
     spec = place / "jupyter" / "kernels" / "submission" / "kernel.json"
     argv = [sys.executable, grade_kernel.__file__, str(place), str(limits.output), "-f", "{connection_file}"]
     spec.parent.mkdir(parents=True)
-    spec.write_text(json.dumps({"argv": argv, "display_name": "Submission", "language": "python"}))
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Submission", "language": "python"}), encoding="utf-8")
     found = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     others = [entry for entry in found if Path(entry).resolve() != notebooks.ROOT]
     return {name: value for name, value in os.environ.items() if name.startswith(SEEN)} | {
@@ -401,7 +402,7 @@ def main(arguments=None):
     if not folder or not folder.is_dir():
         sys.exit("Which folder holds the students' notebooks? make grade SUBMISSIONS=folder")
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
-    paths = sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    paths = list(notebooks.files(folder, "*.ipynb", without=(".ipynb_checkpoints",)))
     submissions = [prepare(path) for path in paths]
     env = execute.environment(notebooks.BUILD / "grade")
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=env, capture_output=True)
@@ -451,6 +452,7 @@ def _replace(path, text):
 
 
 if __name__ == "__main__":
+    console.prepare()
     if sys.argv[1:2] == ["--run"]:
         run(Path(sys.argv[2]), Limits(**json.loads(sys.argv[3])))
     else:

@@ -51,7 +51,7 @@ def chapter(tmp_path_factory):
             ),
         ]
     made = nbformat.v4.new_notebook(cells=cells)
-    made.cells[1].outputs = [nbformat.v4.new_output("stream", text="said")]
+    made.cells[1].outputs = [nbformat.v4.new_output("stream", encoding="utf-8")]
     made.metadata.flashkat = {"gpu": "NVIDIA H200"}
     made.metadata.widgets = {notebooks.WIDGET_STATE: {"state": {}}}
     folder = tmp_path_factory.mktemp("book")
@@ -213,7 +213,7 @@ def graded(chapter, tmp_path):
     for name, made in students.items():
         notebooks.write(made, folder / f"{name}.ipynb")
     notebooks.write(nbformat.v4.new_notebook(), folder / "bob" / "holidays.ipynb")
-    (folder / "bob" / "broken.ipynb").write_text("{")
+    (folder / "bob" / "broken.ipynb").write_text("{", encoding="utf-8")
     limits = ["--cell", "10", "--grace", "1", "--memory", "2", "--output", "1000000"]
     grade.main([str(folder), "--jobs", "3", *limits])
     with (folder / "grades.csv").open(encoding="utf-8") as file:
@@ -262,10 +262,12 @@ def test_a_class_of_all_kinds(graded, subtests):
         assert points(graded, "prey/crashes") == ["0", "0", "4"]
         first, second, _ = messages(graded, "prey/crashes")
         assert "process ended" in first and "more than 2 GiB" in second
-        assert "put out too much" in (graded[0] / "feedback/prey/crashes.ipynb.html").read_text()
+        assert "put out too much" in (graded[0] / "feedback/prey/crashes.ipynb.html").read_text(encoding="utf-8")
     with subtests.test("a cell that prints too much fails and the notebook goes on"):
         assert points(graded, "bob/partly")[0] == "2"
-        assert "prints at most 1,000,000 characters" in (graded[0] / "feedback/bob/partly.ipynb.html").read_text()
+        assert "prints at most 1,000,000 characters" in (graded[0] / "feedback/bob/partly.ipynb.html").read_text(
+            encoding="utf-8"
+        )
     with subtests.test("a hang that ignores interrupts keeps what was earned before"):
         assert points(graded, "hangs") == ["2", "0", "0"]
         assert messages(graded, "hangs")[2].startswith("TimeoutError")
@@ -273,11 +275,11 @@ def test_a_class_of_all_kinds(graded, subtests):
         assert graded[1]["bob/holidays.ipynb"][""][4] == "answers no chapter that is here"
         assert graded[1]["bob/broken.ipynb"][""][4].startswith("cannot be run: NotJSONError")
     with subtests.test("a page of feedback holds points message meaning and the hint of what was missed"):
-        page = (graded[0] / "feedback" / "cheats.ipynb.html").read_text()
+        page = (graded[0] / "feedback" / "cheats.ipynb.html").read_text(encoding="utf-8")
         assert "<strong>4 of 9 points</strong>" in page
         assert "expected 6, got 0" in page and grade_feedback.MEANINGS["Wrong"] in page
         assert "Hint: twice &lt;b&gt;" in page and "times itself" not in page
-        index = (graded[0] / "feedback" / "index.html").read_text()
+        index = (graded[0] / "feedback" / "index.html").read_text(encoding="utf-8")
         assert 'href="ann/deletes.ipynb.html"' in index
         assert "<td>01-1</td><td>3</td><td>6</td><td>50%</td>" in index
 
@@ -331,7 +333,7 @@ def test_interrupting_keeps_what_is_graded(chapter, tmp_path, monkeypatch):
     monkeypatch.setattr(grade_feedback.Graded, "line", interrupt)  # Ctrl-C as the first result is announced
     with pytest.raises(SystemExit, match="Stopped: 1 of 2"):
         grade.main([str(tmp_path)])
-    assert (tmp_path / "grades.csv").read_text().count("ipynb,01-1,2,2,") == 1
+    assert (tmp_path / "grades.csv").read_text(encoding="utf-8").count("ipynb,01-1,2,2,") == 1
 
 
 def test_a_missing_folder_gets_one_line():
@@ -357,15 +359,15 @@ for act in (lambda: open({outside!r}, "a"), lambda: os.remove({outside!r}), lamb
 
 def test_a_notebook_writes_in_its_own_folder_only(tmp_path):
     outside, inside = tmp_path / "outside", tmp_path / "inside"
-    outside.write_text("kept")
+    outside.write_text("kept", encoding="utf-8")
     inside.mkdir()
     script = CONFINED.format(tools=str(Path(grade.__file__).parent), inside=str(inside), outside=str(outside))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
     if done.returncode == 77:
         pytest.skip("this system lets no process confine itself")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("refused") >= 3, "signals are kept in since Linux 6.12"
-    assert (inside / "new").read_text() == "written" and outside.read_text() == "kept"
+    assert (inside / "new").read_text(encoding="utf-8") == "written" and outside.read_text(encoding="utf-8") == "kept"
 
 
 class Agrees(torch.Tensor):

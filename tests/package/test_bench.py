@@ -71,7 +71,7 @@ def test_other_shapes_and_the_sweep_run_in_the_interpreter():
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     assert not done.returncode, done.stderr
     shapes, found = json.loads(done.stdout.splitlines()[-1])
     assert [(tuple(s["degrees"]), s["width"]) for s in shapes[::2]] == [(d, w) for d, w in bench.SHAPES[::4]]

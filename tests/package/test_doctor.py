@@ -68,7 +68,7 @@ def test_without_triton_doctor_says_whether_it_can_be_had(monkeypatch, system, w
 @without_gpu
 def test_the_command_runs_where_triton_cannot_be_imported(tmp_path):
     """As on macOS and Windows: a stand-in that refuses comes first on the path."""
-    (tmp_path / "triton.py").write_text("raise ImportError('no Triton here')")
+    (tmp_path / "triton.py").write_text("raise ImportError('no Triton here')", encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(Path(command.__file__).parents[1])])
     code = (
         "import flashkat_lite.__main__ as c; versions = c.hardware.versions() | {'triton': None};"
@@ -118,7 +118,7 @@ def test_counters_are_readable_by_administrators_or_by_all_as_the_driver_was_tol
         "self/status": f"Name:\tpython\nCapPrm:\t{'f' * 16}\nCapEff:\t{capabilities}\n",
     }.items():
         (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(text)
+        (tmp_path / path).write_text(text, encoding="utf-8")
     assert command.may_read_counters(tmp_path) is expected
 
 
@@ -153,7 +153,7 @@ def test_bench_writes_a_record(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "beside", lambda data: {"pairs": len(data["results"])})
     out = tmp_path / "deep" / "ladder.json"
     assert command.main(["bench", "--out", str(out)]) == 0
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert set(record) == {"experiment", "title", "device", "versions", "date", "command", "data"}
     assert record["experiment"] == "ladder" and record["device"]["slug"] == "h200"
     assert record["data"] == {"results": [], "pairs": 0}
@@ -179,7 +179,7 @@ def test_the_ladder_verifies_then_times_every_rung(tmp_path):
         print("\\n" + json.dumps(data))
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
-    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("agrees with the reference") == 2
     results = json.loads(answer.stdout.splitlines()[-1])["results"]
