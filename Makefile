@@ -1,5 +1,6 @@
 # `make help` lists the targets. PY=python3 uses an interpreter that you prepared instead of .venv (a GPU node with no
 # network, say); otherwise each target sets up .venv first, once, with the first Python that fits, or with PYTHON.
+# CHAPTERS and ARGS hold several words; PY, PORT, OUT and SUBMISSIONS hold one, spaces and all.
 ifdef PY
 READY :=
 else
@@ -25,61 +26,63 @@ help:  ## this list
 	@sh book/tools/venv.sh "$(PYTHON)"
 
 book: $(READY)  ## build the pages; executes nothing
-	@$(PY) book/tools/build.py
+	@"$(PY)" book/tools/build.py
 
 serve: book  ## build the pages and serve them on localhost
-	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(or $(PORT),8000)
+	@"$(PY)" -m http.server --bind 127.0.0.1 --directory _build/html "$(or $(PORT),8000)"
 
 test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
-	@$(PY) book/tools/needs.py
-	@$(PY) -m pytest -n $(JOBS) tests/kernels
-	@$(PY) -m pytest -n $(JOBS) tests/exercises
-	@$(PY) -m pytest -n $(JOBS) --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
+	@"$(PY)" book/tools/needs.py
+	@"$(PY)" -m pytest -n "$(JOBS)" tests/kernels
+	@"$(PY)" -m pytest -n "$(JOBS)" tests/exercises
+	@"$(PY)" -m pytest -n "$(JOBS)" --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
 
 mutants: $(READY)  ## seed faults, one at a time in a copy, and see the tests find each: about ten minutes on 2 cores
-	@$(PY) book/tools/mutants.py
+	@"$(PY)" book/tools/mutants.py
 
 lint: $(READY)
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	@"$(PY)" -m ruff check . && "$(PY)" -m ruff format --check .
 
 execute: $(READY)  ## run chapters on this machine's GPU and keep their outputs: make execute CHAPTERS="07 09"
-	@$(PY) book/tools/execute.py $(CHAPTERS)
+	@"$(PY)" book/tools/execute.py $(CHAPTERS)
 
 bench: $(READY)  ## measure the ladder of kernels on this machine's GPU: 3 minutes
-	@$(PY) -m flashkat_lite bench
+	@"$(PY)" -m flashkat_lite bench
 
 compare: $(READY)  ## hold fresh measurements to those in book/data: fails where a ratio is worse by 10 %
-	@$(PY) book/tools/compare.py
+	@"$(PY)" book/tools/compare.py
 
 record: $(READY)  ## move fresh measurements from _build/records to book/data
-	@$(PY) book/tools/record.py
+	@"$(PY)" book/tools/record.py
 
 lab: $(READY)  ## JupyterLab on the chapters
-	@$(PY) -m jupyterlab --notebook-dir=chapters
+	@"$(PY)" -m jupyterlab --notebook-dir=chapters
 
 student: $(READY)  ## notebooks without solutions, in _build/student
-	@$(PY) book/tools/student.py
+	@"$(PY)" book/tools/student.py
 
-grade: $(READY)  ## score a folder of student notebooks: make grade SUBMISSIONS=folder
-	@$(PY) book/tools/grade.py $(SUBMISSIONS)
+# Folders' names may hold anything, so the shell reads them from the environment. OUT there may be somebody else's.
+given = $(if $(filter command,$(origin $1)),$($1))
+grade: $(READY)  ## score a folder of student notebooks: make grade SUBMISSIONS=folder [OUT=folder] [ARGS="--jobs 4"]
+	@"$(PY)" book/tools/grade.py $(if $(call given,OUT),"--out=$$OUT") $(call given,ARGS) -- "$$SUBMISSIONS"
 
 colab: $(READY)  ## a first cell that installs the package on Colab: make colab REPO_URL=https://github.com/owner/name
-	@$(PY) book/tools/colab.py
+	@"$(PY)" book/tools/colab.py
 
 wheelhouse: $(READY)  ## .whl: what a GPU node without network needs beside its own torch and Triton
-	@$(PY) book/tools/wheelhouse.py
+	@"$(PY)" book/tools/wheelhouse.py
 
 release-check: $(READY)  ## fails where a chapter is stale or was not executed on a GPU
-	@$(PY) book/tools/status.py --check
+	@"$(PY)" book/tools/status.py --check
 
 wheel: $(READY)  ## the package's wheel and source archive, in dist
 	@rm -rf dist
-	@$(PY) -m build --no-isolation .
+	@"$(PY)" -m build --no-isolation .
 
 release-files: book student wheel  ## what a release attaches, in dist: site, students' notebooks, package
-	@tar -czf dist/flashkat-site-$(VERSION).tar.gz -C _build html
-	@tar -czf dist/flashkat-student-$(VERSION).tar.gz -C _build student
+	@tar -czf "dist/flashkat-site-$(VERSION).tar.gz" -C _build html
+	@tar -czf "dist/flashkat-student-$(VERSION).tar.gz" -C _build student
 	@ls dist
 
 publish:  ## attach dist to a release on GitHub; the tag v<version> must have been pushed
-	@gh release create v$(VERSION) --verify-tag --title "FlashKAT from Scratch $(VERSION)" --notes-file CHANGELOG.md dist/*
+	@gh release create "v$(VERSION)" --verify-tag --title "FlashKAT from Scratch $(VERSION)" --notes-file CHANGELOG.md dist/*

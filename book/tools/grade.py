@@ -1,42 +1,49 @@
 """`make grade SUBMISSIONS=folder`: runs students' notebooks with our checks in them, and writes what they earned.
 
 folder/grades.csv holds the points of each exercise, folder/feedback a page for each notebook and an index. Checks are
-taken from our chapters by cell id, so that editing or deleting one gains nothing; grade_kernel.py says how they run.
+taken from our chapters by cell id, so that editing or deleting one gains nothing; grade_kernel.py says how they run,
+grade_collect.py what is graded, and grade_table.py what of an earlier table stays.
 """
 
 import argparse
 import concurrent.futures
 import contextlib
-import csv
 import ctypes
 import dataclasses
-import io
+import functools
 import json
 import os
+import re
 import secrets
 import shutil
+import signal
+import site
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import console
 import execute
+import grade_collect
 import grade_feedback as feedback
 import grade_kernel
+import grade_table
 import nbformat
 import notebooks
 import psutil
+from grade_kernel import AGAIN
+from grade_table import HEADER, Row  # noqa: F401
 
-HEADER = ("file", "exercise", "points", "out of", "message", "speed")
-LARGEST = 100_000_000  # bytes of a notebook: more is output, which is not read
 ATTEMPTS = 4  # processes of a notebook
-# Variables of the grader's environment that a notebook sees.
+# Variables of the grader's environment that a notebook sees: what finds Python, libraries, a compiler and a GPU. None
+# that names a place to write (caches, dumps, XDG_…): a notebook has its own, below its home.
 SEEN = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "SLURM_CPUS", "PYTHONHASH")
-SEEN += ("PYDEVD_", "PYTHONUTF8")
+SEEN += ("PYDEVD_", "PYTHONUTF8", "TRITON_")
+SEEN_EXACTLY = {"CC", "CXX", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "PYTHONHOME"}
+UNSEEN = ("CACHE", "DUMP", "OVERRIDE", "TRITON_HOME")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +55,6 @@ class Limits:
     grace: int = 10  # seconds that a cell has to end once it is interrupted
 
 
-class Row(NamedTuple):
-    """What one exercise of one submission earned; `exercise` is "" where there is nothing to score."""
-
-    exercise: str
-    points: float
-    worth: int
-    message: str  # "" for all points
-    speed: str = ""
-    printed: str = ""
-
-
 # What is run
 
 
@@ -68,22 +64,74 @@ def stubs(chapter):
     return {stub.id: stub for stub in cells}
 
 
-def chapter_of(submission, path):
-    """The chapter that a submission answers, by what `make student` wrote in it, else by its name; or None."""
-    handed_out = submission.metadata.get("flashkat", {}).get("chapter")
+def chapter_at(path):
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _read(path, _):
+    return notebooks.read(path)
+
+
+def chapter_of(submission, name):
+    """The chapter that a submission answers, or None.
+
+    By what `make student` wrote in it, else by its name, else by what is left of its exercises, else by its heading.
+    """
+    handed_out = _dict(submission.metadata.get("flashkat")).get("chapter")
     ours = notebooks.select([])
-    named = [chapter for chapter in ours if chapter.stem == handed_out] or [c for c in ours if c.stem in path.stem]
-    return named[0] if named else None
+    named = [chapter for chapter in ours if chapter.stem == handed_out] or [c for c in ours if c.stem in name.lower()]
+    if named or not ours:
+        return named[0] if named else None
+    score, best = max((_evidence(submission, chapter_at(path)), path) for path in ours)
+    return best if any(score) else None
+
+
+def _evidence(submission, chapter):
+    """How many of a chapter's exercises a notebook holds, by cell id, metadata or check; then, whether its heading."""
+    of = [cell for cell in chapter.cells if notebooks.exercise(cell)]
+    ids, names = {cell.id for cell in of}, {notebooks.exercise(cell) for cell in of}
+    checks = [cell.source.strip() for cell in of if "check" in notebooks.tags(cell)]
+    heading = chapter.cells[0].source.partition("\n")[0].strip().casefold()
+    found = {cell.id for cell in submission.cells} & ids
+    found |= {notebooks.exercise(cell) for cell in submission.cells} & names
+    found |= {check for check in checks for cell in submission.cells if check in cell.source}
+    headings = [line.strip().casefold() for cell in submission.cells for line in cell.source.splitlines()[:1]]
+    return len(found), heading.startswith("# ") and heading in headings
+
+
+def _dict(value):
+    return value if isinstance(value, dict) else {}
+
+
+def settle(submission):
+    """The cells of anything that a tool may have saved: ids, unique; tags and exercises where there are some."""
+    taken = set()
+    for number, cell in enumerate(submission.cells):
+        told = _dict(cell.get("metadata"))
+        tags, name = told.get("tags"), _dict(told.get("exercise")).get("id")
+        cell.source = str(cell.get("source", "")).encode("utf-8", "replace").decode()
+        cell.id = str(cell.get("id") or told.get("id") or f"cell-{number}")  # Colab keeps ids in the metadata
+        if cell.id in taken or not re.fullmatch(r"[\w-]{1,64}", cell.id, re.ASCII):
+            cell.id = f"cell-{number}-{secrets.token_hex(4)}"
+        taken.add(cell.id)
+        cell.metadata = nbformat.from_dict({"tags": tags if isinstance(tags, list) else []})
+        if isinstance(name, str):
+            cell.metadata.exercise = nbformat.from_dict({"id": name})
+    return submission
 
 
 def assemble(submission, chapter):
-    """The submission with our checks in place of the student's: where they were, else after the stub, else last."""
+    """The submission with our checks in place of the student's: where they were, else after the stub, else last.
+
+    What else a student wrote into a check's cell is run before ours.
+    """
+    settle(submission)
     checks = {notebooks.exercise(cell): cell for cell in chapter.cells if "check" in notebooks.tags(cell)}
     asked = {notebooks.exercise(cell): cell.id for cell in chapter.cells if "exercise" in notebooks.tags(cell)}
     by_id = {cell.id: name for name, cell in checks.items()}
-
-    for number, cell in enumerate(submission.cells):
-        cell.id = cell.get("id") or cell.metadata.get("id") or f"cell-{number}"  # Colab keeps ids in the metadata
+    called = "|".join(re.escape(cell.source.strip()) for cell in checks.values())
+    copied = re.compile(rf"^([ \t]*)(?:{called})[ \t]*(?:#.*)?$", re.MULTILINE)
 
     def answers(cell):
         return by_id.get(cell.id) or (notebooks.exercise(cell) if "check" in notebooks.tags(cell) else None)
@@ -97,11 +145,13 @@ def assemble(submission, chapter):
             cells.append(_ours(checks[name]))
 
     for cell in submission.cells:
+        theirs = copied.sub(r"\1pass", cell.source) if called else cell.source
+        if cell.cell_type == "code" and notebooks.COLAB not in notebooks.tags(cell) and theirs.strip() != "pass":
+            id = f"{cell.id[:50]}-theirs" if answers(cell) in checks else cell.id
+            cells.append(nbformat.v4.new_code_cell(theirs, id=id))
         if answers(cell) in checks:
             place(answers(cell))
             continue
-        if cell.cell_type == "code" and notebooks.COLAB not in notebooks.tags(cell):
-            cells.append(nbformat.v4.new_code_cell(cell.source, id=cell.id))
         is_stub = "exercise" in notebooks.tags(cell) or cell.id in asked.values()
         if is_stub and notebooks.exercise(cell) not in kept:
             place(notebooks.exercise(cell))
@@ -120,15 +170,20 @@ def _ours(check):
 RUNNING = set()
 
 
-def outcomes(notebook, env, limits=None):
+def outcomes(notebook, env, limits=None, beside=()):
     """Runs a notebook to its end in fresh processes, whatever fails; returns what each cell that ran said, by id.
 
     {"message": "" where the cell ran without an error, and of a check "printed": …, "speeds": [[line, band, share]]}
+    A check that failed at its place, and whose function is another at the notebook's end, is run there once more; it
+    says so under its id with AGAIN. beside: {name: bytes} of files that the notebook finds where it runs.
     """
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="flashkat-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "notebook.ipynb"
         notebooks.write(notebook, path)
+        (path.parent / "beside").mkdir()
+        for name, data in dict(beside).items():
+            (path.parent / "beside" / name).write_bytes(data)
         command = [sys.executable, __file__, "--run", str(path), json.dumps(dataclasses.asdict(limits))]
         with (Path(folder) / "errors").open("w+", encoding="utf-8", errors="replace") as errors:
             process = subprocess.Popen(
@@ -166,16 +221,14 @@ def run(path, limits):
 
     def note(id, outcome):
         said[id] = outcome
-        _replace(results, json.dumps(said))
+        grade_table.replace(results, json.dumps(said))
 
     adopt_orphans()
     os.environ["JUPYTER_RUNTIME_DIR"] = str(path.parent / "runtime")
     left_out = set()
     for attempt in range(ATTEMPTS):
-        cells = [
-            cell for cell in notebook.cells if cell.id not in left_out and not (is_check(cell) and cell.id in said)
-        ]
-        if not any(is_check(cell) for cell in cells):
+        cells = [cell for cell in notebook.cells if cell.id not in left_out or is_check(cell)]
+        if not any(is_check(cell) and (cell.id not in said or _waits(cell, cells, said)) for cell in cells):
             break
         process = Process(cells, path.parent / f"process-{attempt}", limits, deadline)
         at_fault = process.run(note, said)
@@ -186,6 +239,16 @@ def run(path, limits):
 
 def is_check(cell):
     return "check" in notebooks.tags(cell)
+
+
+def _waits(check, cells, said):
+    """Whether a check that failed has its function defined once more below it, and was not run there."""
+    if not said[check.id]["message"] or check.id + AGAIN in said:
+        return False
+    function = re.search(r"(\w+)\)\s*$", check.source)
+    below = cells[cells.index(check) + 1 :]
+    defined = rf"^(def|class)\s+{function[1]}\b|^{function[1]}\s*=" if function else "(?!)"
+    return any(re.search(defined, cell.source, re.MULTILINE) for cell in below if not is_check(cell))
 
 
 def adopt_orphans():
@@ -218,7 +281,10 @@ def surroundings(place, limits):
     spec.write_text(json.dumps({"argv": argv, "display_name": "Submission", "language": "python"}), encoding="utf-8")
     found = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     others = [entry for entry in found if Path(entry).resolve() != notebooks.ROOT]
-    return {name: value for name, value in os.environ.items() if name.startswith(SEEN)} | {
+    passed = {name: value for name, value in os.environ.items() if sees(name)}
+    if site.ENABLE_USER_SITE:  # it hangs on the home, which is replaced
+        passed["PYTHONUSERBASE"] = site.getuserbase()
+    return passed | {
         "PYTHONPATH": os.pathsep.join([str(book), *others]),
         "HOME": str(place / "home"),
         "TMPDIR": str(place / "tmp"),
@@ -226,6 +292,38 @@ def surroundings(place, limits):
         "JUPYTER_PATH": str(place / "jupyter"),
         "MPLCONFIGDIR": str(place / "home" / "matplotlib"),
     }
+
+
+def sees(name):
+    """Whether a notebook sees this variable of the grader's."""
+    return name in SEEN_EXACTLY or (name.startswith(SEEN) and not any(part in name for part in UNSEEN))
+
+
+class Tail(threading.Thread):
+    """Keeps the end of what is written to `writing`."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.reading, self.writing = os.pipe()
+        self.kept = b""
+
+    def run(self):
+        while data := os.read(self.reading, 65536):
+            self.kept = (self.kept + data)[-4000:]
+        os.close(self.reading)
+
+    def close(self):
+        """Leaves the writing to whoever inherited it."""
+        if self.writing is not None:
+            os.close(self.writing)
+        self.writing = None
+
+    def lines(self):
+        """The last lines, as one."""
+        self.close()
+        self.join(2)
+        lines = self.kept.decode("utf-8", "replace").strip().splitlines()[-3:]
+        return " / ".join(line.strip() for line in lines) or "it said nothing"
 
 
 class Process:
@@ -244,38 +342,60 @@ class Process:
 
         manager = AsyncKernelManager(kernel_name="submission")
         client = self.client(manager)
-        cell = None
+        cell, errors = None, Tail()
+        errors.start()
         try:
-            devices = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            devices = {"stdout": subprocess.DEVNULL, "stderr": errors.writing}
             with client.setup_kernel(env=env, cwd=str(self.place / "work"), **devices):
+                errors.close()
                 threading.Thread(target=self.watch, daemon=True).start()
                 client.timeout = 120
                 client.wait_for_reply(client.kc.execute(request(secret=self.secret), store_history=False))
-                for index, cell in enumerate(self.cells):
+                beside = self.place.parent / "beside"
+                if beside.is_dir():  # only now, lest one is imported in place of what runs the checks
+                    shutil.copytree(beside, self.place / "work", dirs_exist_ok=True)
+                for cell in self.rounds(said):
                     client.timeout = min(self.limits.cell, int(self.deadline - time.monotonic()))
                     if client.timeout <= 0:
                         return None
                     self.printed = 0
-                    source = request(id=cell.id, source=cell.source) if is_check(cell) else cell.source
+                    source = cell.source
+                    if is_check(cell):
+                        source = request(id=cell.id, source=cell.source, only_look=cell.id in said)
                     sent = nbformat.from_dict({**cell, "source": source})
-                    client.on_cell_executed = lambda cell, cell_index, execute_reply: note(
-                        cell.id, self.outcome(cell, execute_reply["content"])
-                    )
-                    client.execute_cell(sent, index)
+                    client.on_cell_executed = lambda cell, cell_index, execute_reply: (
+                        None if is_check(cell) and cell.id in said
+                        else note(cell.id, self.outcome(cell, execute_reply["content"]))
+                    )  # fmt: skip
+                    client.execute_cell(sent, 0)
                     client.timeout = self.limits.grace
                     if not client.wait_for_reply(client.kc.kernel_info()):
                         self.end("ran past its time limit and did not stop when interrupted")
                         raise DeadKernelError
         except DeadKernelError:
             if cell is None:
-                raise
+                raise RuntimeError(f"the notebook's process ended at its start: {errors.lines()}") from None
             if not (is_check(cell) and cell.id in said):
                 why = self.why or "the notebook's process ended"
                 note(cell.id, {"message": f"{why}: it was run again without this cell"})
             return cell.id
+        except RuntimeError as error:  # jupyter_client's, of a kernel that does not start
+            if cell is None:
+                self.end()
+                raise RuntimeError(f"{error}: {errors.lines()}".replace("\n", " ")) from None
+            raise
         finally:
             self.end()
         return None
+
+    def rounds(self, said):
+        """The cells; then each check that has not earned all, once more under another id."""
+        yield from self.cells
+        for cell in self.cells:
+            outcome = said.get(cell.id, {}) if is_check(cell) else {}
+            missed = outcome.get("message") or any(share < 1 for _, _, share in outcome.get("speeds", ()))
+            if missed and cell.id + AGAIN not in said:
+                yield nbformat.from_dict({**cell, "id": cell.id + AGAIN})
 
     def client(self, manager):
         """nbclient's client, which keeps no outputs, and counts them while a cell runs."""
@@ -293,7 +413,7 @@ class Process:
                     process.end("put out too much")
                 return None
 
-        client = Client(nbformat.v4.new_notebook(cells=self.cells), km=manager, allow_errors=True)
+        client = Client(nbformat.v4.new_notebook(cells=self.cells[:1]), km=manager, allow_errors=True)
         client.interrupt_on_timeout, client.shell_timeout_interval, client.startup_timeout = True, 1, 120
         client.error_on_timeout = {"ename": "TimeoutError", "evalue": "ran past its time limit", "traceback": []}
         return client
@@ -334,42 +454,65 @@ def request(**fields):
 
 @dataclasses.dataclass
 class Submission:
-    """What its chapter says of each exercise, and the notebook as it is run; or why it cannot be."""
+    """What its chapter says of each exercise, the notebook as it is run, files beside it; or why it cannot be."""
 
-    path: Path
     stubs: dict = dataclasses.field(default_factory=dict)
     notebook: nbformat.NotebookNode | None = None
+    beside: dict = dataclasses.field(default_factory=dict)
     trouble: str = ""
 
 
-def prepare(path):
+class Failed(Exception):
+    """The grader failed, not the student."""
+
+
+def prepare(name, data, beside=()):
     """Reads a submission. All are read before the first is run, which might delete the others."""
     try:
-        if path.stat().st_size > LARGEST:
-            return Submission(path, trouble=f"larger than {LARGEST // 10**6} MB: clear its outputs and save it again")
-        submission = notebooks.read(path)
-        found = chapter_of(submission, path)
+        submission = nbformat.reads(data.decode(json.detect_encoding(data)), as_version=4)
+        found = chapter_of(settle(submission), name)
         if found is None:
-            return Submission(path, trouble="answers no chapter that is here")
-        chapter = notebooks.read(found)
-        return Submission(path, stubs(chapter), assemble(submission, chapter))
+            return Submission(trouble="answers no chapter that is here")
+        chapter = chapter_at(found)
+        return Submission(stubs(chapter), assemble(submission, chapter), dict(beside))
     except Exception as error:  # what students hand in may be anything, and the next one waits
-        return Submission(path, trouble=f"cannot be run: {type(error).__name__}: {error}".partition("\n")[0])
+        return Submission(trouble=f"cannot be run: {type(error).__name__}: {error}".partition("\n")[0])
 
 
 def assess(submission, env, limits=None):
-    """One submission's rows, and what its other cells said that failed: [(first line, message)]."""
+    """One submission's rows, and what its other cells said that failed: [(first line, message)].
+
+    Raises:
+        Failed: it could not be run here, whatever is in it.
+    """
     if submission.trouble:
         return [Row("", 0, 0, submission.trouble)], []
     try:
-        said = outcomes(submission.notebook, env, limits)
+        said = outcomes(submission.notebook, env, limits, submission.beside)
     except Exception as error:
-        return [Row("", 0, 0, f"cannot be run: {type(error).__name__}: {error}".partition("\n")[0])], []
+        raise Failed(f"cannot be run: {type(error).__name__}: {error}".partition("\n")[0]) from error
     cells = submission.notebook.cells
+    failed = [(cell.source, said[cell.id]["message"]) for cell in cells if not is_check(cell) and cell.id in said]
+    failed = [(source.strip().partition("\n")[0], message) for source, message in failed if message]
+    missing = next((message for _, message in failed if message.startswith(("ModuleNotFound", "FileNotFound"))), "")
     checks = {notebooks.exercise(cell): cell.id for cell in cells if is_check(cell)}
-    rows = [row(name, stub.points, said.get(checks[name])) for name, stub in submission.stubs.items()]
-    others = [(cell.source, said[cell.id]["message"]) for cell in cells if not is_check(cell) and cell.id in said]
-    return rows, [(source.strip().partition("\n")[0], message) for source, message in others if message]
+    rows = [better(name, stub.points, checks[name], said, missing) for name, stub in submission.stubs.items()]
+    return rows, failed
+
+
+def better(exercise, worth, check, said, missing=""):
+    """What an exercise earned at its check's place or, where its function is another one there, at the end."""
+    first, again = row(exercise, worth, said.get(check)), said.get(check + AGAIN)
+    if first.message.startswith("NameError") and missing:
+        first = first._replace(note=f"before it, a cell failed: {missing}")
+    if again is None or again.get("same"):
+        return first
+    last = row(exercise, worth, again)
+    if last.points > first.points:
+        return last._replace(note="defined once more below its check: the later definition is counted")
+    if first.message.startswith(("NameError", "NotImplementedError")):
+        return last._replace(note="defined below its check: that definition was tried at the notebook's end")
+    return first
 
 
 def row(exercise, worth, outcome):
@@ -383,14 +526,15 @@ def row(exercise, worth, outcome):
     return Row(exercise, worth if share == 1 else worth * share, worth, "" if share == 1 else line, band, printed)
 
 
-def grade(path, env, limits=None):
-    """One submission's rows."""
-    return assess(prepare(path), env, limits)[0]
+def worths():
+    """Points of every exercise of every chapter."""
+    return {name: stub.points for path in notebooks.select([]) for name, stub in stubs(chapter_at(path)).items()}
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("submissions", nargs="?", type=Path, help="a folder of students' notebooks, at any depth")
+    parser.add_argument("submissions", nargs="?", help="a folder of students' notebooks, at any depth, also in zips")
+    parser.add_argument("--out", metavar="FOLDER", help="where grades.csv and feedback go (default: submissions)")
     units = {"cell": "seconds a cell", "notebook": "seconds a notebook", "memory": "GiB a notebook"}
     units |= {"output": "characters that a cell prints", "grace": "seconds to stop in, when interrupted"}
     for field in dataclasses.fields(Limits):
@@ -398,57 +542,184 @@ def main(arguments=None):
         parser.add_argument(f"--{field.name}", type=field.type, default=field.default, metavar="N", help=what)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; 1 where a GPU is timed")
     options = parser.parse_args(arguments)
-    folder = options.submissions
-    if not folder or not folder.is_dir():
-        sys.exit("Which folder holds the students' notebooks? make grade SUBMISSIONS=folder")
+    if not options.submissions or not Path(options.submissions).is_dir():
+        sys.exit("Which folder holds the students' notebooks? make grade SUBMISSIONS=folder, with options in ARGS=")
+    folder = Path(options.submissions)
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
-    paths = list(notebooks.files(folder, "*.ipynb", without=(".ipynb_checkpoints",)))
-    submissions = [prepare(path) for path in paths]
-    env = execute.environment(notebooks.BUILD / "grade")
-    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=env, capture_output=True)
+    try:
+        out = grade_table.home(Path(options.out or folder))
+        book = Class(out)
+    except OSError as error:
+        sys.exit(f"Grades cannot be kept there ({error}). OUT=folder (--out) writes elsewhere.")
+    except ValueError as error:
+        sys.exit(str(error))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_stopping())
+        try:
+            _grade(folder, book, limits, max(1, options.jobs), stack)
+        except KeyboardInterrupt:
+            sys.exit(f"Stopped: {book.done} of {book.expected} are graded, and in {book.table.path}")
 
+
+def _grade(folder, book, limits, jobs, stack):
+    collection = grade_collect.Collection(folder, book.folder, prepare)
+    handed = list(collection)
+    book.expect(handed)
+    env = _environment(stack)
+    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=env, capture_output=True)
     if not grade_kernel.landlock():
         print("Nothing here keeps a notebook from your files: grade strangers' work in a container.")
 
-    graded = {}
-    keep(folder, graded)
-    pool = concurrent.futures.ThreadPoolExecutor(max(1, options.jobs))
-    running = {pool.submit(assess, submission, env, limits): submission for submission in submissions}
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
+    running = {pool.submit(assess, one.content, env, limits): one for one in handed if one.content}
     try:
+        for one in handed:
+            if one.content is None:
+                book.add(one.name, {}, [Row("", 0, 0, one.why)], [], no_page=one.passed_over)
+                print(f"{one.name}: {one.why}", flush=True)
         for done in concurrent.futures.as_completed(running):
-            submission = running[done]
-            name = str(submission.path.relative_to(folder))
-            graded[name] = feedback.Graded(name, submission.stubs, *done.result())
-            keep(folder, graded)
-            print(f"[{len(graded)}/{len(paths)}] {graded[name].line()}", flush=True)
-    except KeyboardInterrupt:
-        sys.exit(f"Stopped: {len(graded)} of {len(paths)} are graded, and in {folder / 'grades.csv'}")
+            one = running[done]
+            try:
+                rows, failed = done.result()
+                book.add(one.name, one.content.stubs, rows, failed)
+            except Exception as error:  # ours; the others wait
+                book.failed(one.name, str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}")
+            book.done += 1
+            print(f"[{book.done}/{book.expected}] {book.graded[one.name].line()}", flush=True)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(RUNNING):
             end(process.pid)
-    keep(folder, graded)
-    print(f"{len(paths)} notebook(s); {folder / 'grades.csv'}, {folder / 'feedback' / 'index.html'}")
+    book.finish(collection.litter)
 
 
-def keep(folder, graded):
-    """Writes what is known so far: the table, and the pages of feedback."""
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(HEADER)
-    ordered = [graded[name] for name in sorted(graded)]
-    writer.writerows((one.name, *row[:5]) for one in ordered for row in one.rows)
-    _replace(folder / "grades.csv", table.getvalue())
-    for path, page in feedback.pages(ordered).items():
-        _replace(folder / "feedback" / path, page)
+def _environment(stack):
+    """What chapters run in; below _build, or where that cannot be written, in a folder for this run."""
+    try:
+        return execute.environment(notebooks.BUILD / "grade")
+    except OSError:
+        return execute.environment(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flashkat-"))))
 
 
-def _replace(path, text):
-    """Writes a file so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
+@contextlib.contextmanager
+def _stopping():
+    """Inside, what ends a process by a signal is a KeyboardInterrupt, so that notebooks are ended too."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Class:
+    """A class: what was graded before and now, its table and its pages. Each file's rows are replaced as it is graded.
+
+    Raises:
+        ValueError: corrections by hand that cannot be read.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.table, self.overrides = folder, grade_table.Table(folder), grade_table.Overrides(folder)
+        self.graded = {name: feedback.Graded(name, {}, rows, []) for name, rows in self.table.rows.items()}
+        self.done = self.expected = 0
+        self.troubles, self.kept = [*filter(None, [self.table.trouble]), *self.overrides.troubles], True
+        self.worths = functools.cache(worths)
+
+    def expect(self, handed):
+        """Marks the rows of files that are gone, and forgets those that held no grade."""
+        self.expected = sum(one.content is not None for one in handed)
+        self.passed = sum(one.passed_over for one in handed)
+        gone = self.graded.keys() - {one.name for one in handed}
+        for name in gone:
+            rows = [row._replace(note=_also(row.note, grade_table.GONE)) for row in self.graded[name].rows]
+            if any(row.exercise for row in rows):
+                self.graded[name].rows = rows
+            else:
+                del self.graded[name]
+        kept = sorted(gone & self.graded.keys())
+        if kept:
+            self.troubles.append(f"{len(kept)} graded before are gone, and keep their rows: {', '.join(kept[:5])}")
+        self.places = feedback.places({*self.graded, *(one.name for one in handed)})
+        for name, one in self.graded.items():
+            found = [place for place in (self.places[name], feedback.other_place(name)) if self._exists(place)]
+            one.page = (found or [""])[0]
+        for trouble in self.troubles:
+            print(trouble)
+
+    def _exists(self, place):
+        try:
+            return (self.folder / "feedback" / place).is_file()
+        except OSError:
+            return False
+
+    def add(self, name, stubs, rows, failed, no_page=False):
+        """Takes a file's rows in place of those that it had, and writes them."""
+        one = feedback.Graded(name, stubs, self.overrides.apply(name, rows, self.worths), failed)
+        self.graded[name] = one
+        if not no_page:
+            one.page = self._page(one)
+        self.keep()
+
+    def failed(self, name, why):
+        """Notes that a file could not be graded this time; a grade that it had stays."""
+        before = [row for row in self.table.rows.get(name, ()) if row.exercise]
+        if before:
+            note = f"from before: {why}"
+            self.add(name, {}, [row._replace(note=_also(row.note, note)) for row in before], [], no_page=True)
+        else:
+            self.add(name, {}, [Row("", 0, 0, why)], [])
+
+    def _page(self, one):
+        """Writes a page where its name leads or, where no file can have this name, under another. Its place, or ""."""
+        try:
+            text = feedback.page(one)
+            for place in (self.places[one.name], feedback.other_place(one.name)):
+                try:
+                    grade_table.replace(self.folder / "feedback" / place, text)
+                    return place
+                except (OSError, ValueError) as error:
+                    problem = error
+        except Exception as error:
+            problem = error
+        note = f"its page could not be written: {type(problem).__name__}"
+        one.rows = [row._replace(note=_also(row.note, note)) for row in one.rows]
+        return ""
+
+    def keep(self):
+        """Writes what is known so far: the table and the index."""
+        ordered = [self.graded[name] for name in sorted(self.graded)]
+        try:
+            self.table.write(ordered)
+            grade_table.replace(self.folder / "feedback" / "index.html", feedback.index(ordered))
+            self.kept = True
+        except OSError as error:  # a full disk, say: the next one may have room
+            self.kept = False
+            print(f"The table could not be written: {error}", flush=True)
+
+    def finish(self, litter):
+        self.keep()
+        for trouble in [*self.overrides.troubles, *self.overrides.unused()]:
+            print(trouble)
+        if litter:
+            print(f"{litter} file(s) or folder(s) that systems leave behind (__MACOSX, ._*, …) were passed over")
+        index = self.folder / "feedback" / "index.html"
+        print(f"{self.expected} notebook(s), {self.passed} passed over; {self.table.path}, {index}")
+        if not self.kept:
+            sys.exit(1)
+        if not self.expected:
+            sys.exit("No notebook was found there.")
+
+
+def _also(note, more):
+    return note if more in note else f"{note}; {more}".removeprefix("; ")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,12 @@ Whatever a student wrote is escaped, and the pages may load and run nothing.
 """
 
 import dataclasses
+import hashlib
 from html import escape
+from pathlib import PurePosixPath
 from urllib.parse import quote
+
+import grade_table
 
 # By the name of the error that a message begins with.
 MEANINGS = {
@@ -36,6 +40,7 @@ class Graded:
     stubs: dict
     rows: list
     failed: list
+    page: str = ""  # its place below the folder of feedback
 
     @property
     def points(self):
@@ -46,28 +51,59 @@ class Graded:
         return sum(row.worth for row in self.rows)
 
     def line(self):
-        troubles = "".join(f" ({row.message})" for row in self.rows if not row.exercise)
-        return f"{self.name}: {self.points:g} of {self.worth}{troubles}"
+        troubles = f" ({self.troubles})" if self.troubles else ""
+        return f"{self.name}: {self.points:g} of {self.worth:g}{troubles}"
+
+    @property
+    def troubles(self):
+        """What is to be said of the file as a whole."""
+        notes = [
+            row.note for row in self.rows if not row.note.startswith(("defined", grade_table.BY_HAND, "before it"))
+        ]
+        return "; ".join(dict.fromkeys(filter(None, [*(r.message for r in self.rows if not r.exercise), *notes])))
 
 
-def pages(graded):
-    """The text of each page, by its place in the folder of feedback."""
-    return {"index.html": index(graded)} | {f"{one.name}.html": page(one) for one in graded}
+def places(names):
+    """The place of each name's page below the folder of feedback; no two differ by case alone."""
+    made = {name: "/".join(map(_part, PurePosixPath(f"{name}.html").parts)) for name in names}
+    taken = {}
+    for name, place in made.items():
+        taken.setdefault(place.casefold(), []).append(name)
+    for place, sharing in taken.items():
+        if len(sharing) > 1 or place == "index.html":
+            made |= {name: other_place(name) for name in sharing}
+    return made
+
+
+def other_place(name):
+    """A place that any system can hold."""
+    return f"page-{hashlib.sha256(name.encode()).hexdigest()[:16]}.html"
+
+
+def _part(part):
+    """A part of a path, as it is or, where a system would refuse it, shortened and with a hash."""
+    long = len(part.encode()) > 200
+    if not long and part not in ("..", ".", "/"):
+        return part
+    stem = part.encode()[:100].decode(errors="ignore") if long else "up"
+    return f"{stem}-{hashlib.sha256(part.encode()).hexdigest()[:16]}{'.html' if part.endswith('.html') else ''}"
 
 
 def page(one):
     """A student's page."""
-    parts = [f"<p><strong>{one.points:g} of {one.worth} points</strong></p>"]
+    parts = [f"<p><strong>{one.points:g} of {one.worth:g} points</strong></p>"]
     for row in one.rows:
         if not row.exercise:
             parts.append(f"<p>{escape(row.message)}</p>")
             continue
-        parts.append(f"<h2>{escape(row.exercise)}: {row.points:g} of {row.worth}</h2>")
+        parts.append(f"<h2>{escape(row.exercise)}: {row.points:g} of {row.worth:g}</h2>")
+        if row.note:
+            parts.append(f"<p>{escape(row.note[:1].upper() + row.note[1:])}.</p>")
         if row.speed:
             parts.append(f"<p>Speed: {escape(row.speed)}.</p>")
         if row.message:
             parts += [f"<pre>{escape(row.message)}</pre>", f"<p>{escape(meaning(row))}</p>"]
-            if not row.points:
+            if not row.points and row.exercise in one.stubs:
                 parts.append(f"<p>Hint: {escape(one.stubs[row.exercise].hint)}</p>")
         else:
             parts.append("<p>All points.</p>")
@@ -80,6 +116,8 @@ def page(one):
 
 
 def meaning(row):
+    if row.note.startswith(grade_table.BY_HAND):
+        return "That is what the check said."
     if row.points:
         return "The answer is right; a faster kernel earns the rest."
     name = row.message.partition(":")[0]
@@ -93,14 +131,14 @@ def index(graded):
     lines = ["<table><tr><th>notebook</th><th>points</th><th>of</th><th></th></tr>"]
     solved, tried, earned = {}, {}, {}
     for one in graded:
-        troubles = " ".join(row.message for row in one.rows if not row.exercise)
-        link = f'<a href="{quote(one.name)}.html">{escape(one.name)}</a>'
-        lines.append(f"<tr><td>{link}</td><td>{one.points:g}</td><td>{one.worth}</td><td>{escape(troubles)}</td></tr>")
+        link = f'<a href="{quote(one.page)}">{escape(one.name)}</a>' if one.page else escape(one.name)
+        numbers = f"<td>{one.points:g}</td><td>{one.worth:g}</td>"
+        lines.append(f"<tr><td>{link}</td>{numbers}<td>{escape(one.troubles)}</td></tr>")
         for row in one.rows:
             if row.exercise:
                 tried[row.exercise] = tried.get(row.exercise, 0) + 1
                 solved[row.exercise] = solved.get(row.exercise, 0) + (row.points == row.worth)
-                earned[row.exercise] = earned.get(row.exercise, 0) + row.points / row.worth
+                earned[row.exercise] = earned.get(row.exercise, 0) + (row.points / row.worth if row.worth else 0)
     lines.append("</table>\n<h2>Exercises</h2>")
     lines.append("<table><tr><th>exercise</th><th>all points</th><th>notebooks</th><th>mean</th></tr>")
     for name in sorted(tried):

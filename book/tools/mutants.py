@@ -355,6 +355,27 @@ MUTANTS = (
         f"{STUDENTS}::test_an_answer_counts_only_with_its_seal",
     ),
     Mutant(
+        "grade: a later definition counts where it earns less",
+        f"{TOOLS}/grade.py",
+        "if last.points > first.points:",
+        "if last.points != first.points:",
+        f"{STUDENTS}::test_the_better_of_two_definitions_counts",
+    ),
+    Mutant(
+        "grade: regrading begins with an empty table",
+        f"{TOOLS}/grade.py",
+        "for name, rows in self.table.rows.items()}",
+        "for name, rows in {}.items()}",
+        f"{STUDENTS}::test_regrading_replaces_the_rows_of_each_file_as_it_is_graded",
+    ),
+    Mutant(
+        "checks: an error shows the lines of its check",
+        f"{CHECKS}/common.py",
+        "        one.__traceback__ = _only(one.__traceback__, _is_students)\n",
+        "",
+        "tests/exercises/test_wrong_answers.py::test_no_error_of_any_kind_shows_a_check",
+    ),
+    Mutant(
         "grade: half as fast for all points",
         f"{CHECKS}/common.py",
         '("slow", 2.0, 0.25)',

@@ -27,6 +27,7 @@ sys.exit(not os.path.realpath(importlib.util.find_spec("flashkat_lite").origin).
   exit
 fi
 
+[ -w . ] || { echo "No .venv can be made here: this folder is not writable. PY=python3 uses a Python that is ready" >&2; exit 1; }
 if ! .venv/bin/python -I -c "import pip, sys; sys.exit(not $pinned)" >/dev/null 2>&1; then
   [ -n "${1-}" ] || set -- python3 python3.14 python3.13 python3.12 python3.11
   reasons='' chosen=''

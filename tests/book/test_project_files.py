@@ -115,6 +115,41 @@ def test_slurm_sees_every_line_that_is_meant_for_it():
     assert not any(line.startswith("#SBATCH") for line in lines[first:])
 
 
+@pytest.fixture
+def make(tmp_path):
+    """Runs make with a stand-in for Python, in a folder with a space, and returns the words that it was called with."""
+    python = tmp_path / "my python"
+    python.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
+    python.chmod(0o755)
+
+    def run(*words, **environment):
+        done = subprocess.run(
+            ["make", "--no-print-directory", "-C", str(ROOT), f"PY={python}", *words],
+            env={**os.environ, **environment}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("\0")[:-1]
+
+    return run
+
+
+@pytest.mark.parametrize("folder", ["HW 07", "O'Brien", 'a "quote"', "a;b&c|d", "`date`", "*", "-rf", "ü", "a  b"])
+def test_make_grade_takes_a_folder_of_any_name(make, folder):
+    tool = "book/tools/grade.py"
+    assert make("grade", f"SUBMISSIONS={folder}") == [tool, "--", folder]
+    words = make("grade", f"SUBMISSIONS={folder}", f"OUT={folder}", "ARGS=--jobs 4 --memory 2")
+    assert words == [tool, f"--out={folder}", "--jobs", "4", "--memory", "2", "--", folder]
+
+
+def test_make_grade_takes_no_folder_from_somebody_elses_variable(make):
+    assert make("grade", OUT="/elsewhere", ARGS="--cell 1", SUBMISSIONS="") == ["book/tools/grade.py", "--", ""]
+
+
+def test_make_takes_several_chapters_and_one_port(make):
+    assert make("execute", "CHAPTERS=07 09") == ["book/tools/execute.py", "07", "09"]
+    assert make("serve", "PORT=90 00")[-1] == "90 00"
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is missing: apt install shellcheck")
 def test_shellcheck_finds_no_fault_in_the_scripts():
     done = subprocess.run(["shellcheck", str(SBATCH), str(ROOT / ".ci" / "run")], capture_output=True, encoding="utf-8")

@@ -1,13 +1,24 @@
 """Student notebooks hold no solutions; grading scores our checks, whatever students did to them or to the machine."""
 
+import contextlib
 import csv
+import json
+import os
+import signal
+import site
+import stat
 import subprocess
 import sys
+import threading
+import time
+import zipfile
 from pathlib import Path
 
 import grade
+import grade_collect
 import grade_feedback
 import grade_kernel
+import grade_table
 import nbformat
 import notebooks
 import psutil
@@ -126,6 +137,53 @@ def test_a_copy_without_cell_ids_is_matched_by_its_exercises(handed_out, chapter
     assert placed(handed_out, chapter) == list(CHECKS.values())
 
 
+def test_what_was_typed_into_a_checks_cell_is_run_before_our_check(handed_out, chapter):
+    check = cell(handed_out, "check-1")
+    check.source = f"{RIGHT['01-1']}\n{check.source}  # mine\nif True:\n    {check.source}\nafter = 1"
+    cells = grade.assemble(handed_out, chapter).cells
+    at = next(number for number, item in enumerate(cells) if item.id == "check-1")
+    assert cells[at].source == CHECKS["01-1"]
+    assert cells[at - 1].source == f"{RIGHT['01-1']}\npass\nif True:\n    pass\nafter = 1"
+    assert [item.id for item in cells].count("check-1") == 1 and len(cells) == len({item.id for item in cells})
+
+
+def test_checks_that_were_left_alone_add_no_cell(handed_out, chapter):
+    assert [item.id for item in grade.assemble(handed_out, chapter).cells] == [
+        *("setup", "stub-1", "check-1", "stub-2", "check-2", "stub-3", "check-3")
+    ]
+
+
+@pytest.mark.parametrize("metadata", [{"tags": "check"}, {"exercise": "01-1"}, {"exercise": {"id": 3}}, {"id": [1]}])
+def test_strange_metadata_keep_nobody_from_a_grade(handed_out, chapter, metadata):
+    for item in handed_out.cells:
+        item.metadata = nbformat.from_dict(metadata)
+    handed_out.metadata.flashkat = "mine"
+    handed_out.cells[2].source = "'\udcff'"
+    data = json.dumps(handed_out).encode()
+    prepared = grade.prepare("01_first.ipynb", data)
+    assert prepared.trouble == "" and len(prepared.stubs) == 3
+
+
+@pytest.mark.parametrize("kept", ["ids", "exercises", "checks", "heading"])
+def test_a_renamed_notebook_is_known_by_whatever_is_left_of_it(handed_out, chapter, kept):
+    del handed_out.metadata["flashkat"]
+    for number, item in enumerate(handed_out.cells):
+        item.id = item.id if kept == "ids" else f"other-{number}"
+        item.metadata = item.metadata if kept == "exercises" else nbformat.NotebookNode()
+        if kept != "checks" and item.source.startswith(("lab.checks", "assert")):
+            item.source = "pass"
+        if kept != "heading" and item.cell_type == "markdown":
+            item.source = "# Homework"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        prepared = grade.prepare("hw7.ipynb", json.dumps(handed_out).encode(encoding))
+        assert prepared.trouble == "" and len(prepared.stubs) == 3
+
+
+def test_another_courses_notebook_is_no_chapter_of_ours(chapter):
+    other = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 1. Introduction", id="text-01")])
+    assert grade.prepare("hw1.ipynb", json.dumps(other).encode()).trouble == "answers no chapter that is here"
+
+
 # A class
 
 CHEATS = """
@@ -192,6 +250,28 @@ kernel.do_execute = fine
 one, two, three = RIGHT.values()
 
 
+def late(chapter):
+    """Right answers where a check's place does not find them: in its cell, at the end, through a helper at the end."""
+    made = submission(chapter, three="def square(x):\n    return helper(x)")
+    check = cell(made, "check-1")
+    check.source = f"{one}\n{check.source}"
+    made.cells += [nbformat.v4.new_code_cell(f"{two}\n{CHECKS['01-2']}"), nbformat.v4.new_code_cell(HELPER)]
+    return made
+
+
+HELPER = "import time\nhelper = lambda x: x * x"
+
+
+def bare(chapter):
+    """All ids and metadata lost, another name, and an answer that comes from a file beside the notebook."""
+    made = submission(chapter, "import helpers", one=one, two=two, three="square = helpers.square")
+    for item in made.cells:
+        item.metadata = nbformat.NotebookNode()
+        del item["id"]
+    made.metadata, made.nbformat_minor = nbformat.NotebookNode(), 4
+    return json.dumps(made)
+
+
 @pytest.fixture
 def graded(chapter, tmp_path):
     """A class of all kinds, graded in one run: its folder, and {file: {exercise: row}}."""
@@ -214,6 +294,10 @@ def graded(chapter, tmp_path):
         notebooks.write(made, folder / f"{name}.ipynb")
     notebooks.write(nbformat.v4.new_notebook(), folder / "bob" / "holidays.ipynb")
     (folder / "bob" / "broken.ipynb").write_text("{", encoding="utf-8")
+    notebooks.write(late(chapter), folder / "late.ipynb")
+    with zipfile.ZipFile(folder / "dora.zip", "w") as archive:
+        archive.writestr("../hw/any.ipynb", bare(chapter))
+        archive.writestr("../hw/helpers.py", three)
     limits = ["--cell", "10", "--grace", "1", "--memory", "2", "--output", "1000000"]
     grade.main([str(folder), "--jobs", "3", *limits])
     with (folder / "grades.csv").open(encoding="utf-8") as file:
@@ -241,7 +325,7 @@ def test_a_class_of_all_kinds(graded, subtests):
     """One run for the time that it takes."""
     with subtests.test("every notebook is graded in the order of their names"):
         names = list(graded[1])
-        assert names == sorted(names) and len(names) == 8
+        assert names == sorted(names) and len(names) == 11
     with subtests.test("each check is scored by its own outcome"):
         assert points(graded, "bob/partly") == ["2", "0", "0"]
         _, wrong, untouched = messages(graded, "bob/partly")
@@ -274,6 +358,15 @@ def test_a_class_of_all_kinds(graded, subtests):
     with subtests.test("what cannot be run says why"):
         assert graded[1]["bob/holidays.ipynb"][""][4] == "answers no chapter that is here"
         assert graded[1]["bob/broken.ipynb"][""][4].startswith("cannot be run: NotJSONError")
+    with subtests.test("right answers in the checks cell or at the end earn their points and the page says so"):
+        assert points(graded, "late") == ["2", "3", "4"]
+        notes = [row[6] for row in graded[1]["late.ipynb"].values()]
+        assert notes[0] == "" and all("later definition is counted" in note for note in notes[1:])
+        assert "later definition is counted" in (graded[0] / "feedback" / "late.ipynb.html").read_text()
+    with subtests.test("a notebook in a zip without ids or metadata finds the file beside it"):
+        name = "dora.zip/../hw/any"
+        assert points(graded, name) == ["2", "3", "4"]
+        assert graded[1]["dora.zip/../hw/helpers.py"][""][4].startswith("passed over: not a notebook, brought along")
     with subtests.test("a page of feedback holds points message meaning and the hint of what was missed"):
         page = (graded[0] / "feedback" / "cheats.ipynb.html").read_text(encoding="utf-8")
         assert "<strong>4 of 9 points</strong>" in page
@@ -281,7 +374,7 @@ def test_a_class_of_all_kinds(graded, subtests):
         assert "Hint: twice &lt;b&gt;" in page and "times itself" not in page
         index = (graded[0] / "feedback" / "index.html").read_text(encoding="utf-8")
         assert 'href="ann/deletes.ipynb.html"' in index
-        assert "<td>01-1</td><td>3</td><td>6</td><td>50%</td>" in index
+        assert "<td>01-1</td><td>5</td><td>8</td><td>62%</td>" in index
 
 
 # Without a process
@@ -308,6 +401,25 @@ def test_a_slow_kernel_earns_a_share_of_its_worst_band():
     assert grade.row("01-1", 5, None).points == 0
 
 
+def test_the_better_of_two_definitions_counts():
+    def earned(first, again):
+        row = grade.better("01-1", 4, "check-1", {"check-1": first, "check-1-again": again})
+        return row.points, bool(row.note)
+
+    slow, right, wrong = said(speeds=[["", "slow", 0.25]]), said(), said("Wrong: no")
+    assert earned(wrong, right) == (4, True) and earned(slow, right) == (4, True)
+    assert earned(slow, wrong) == (1, False) and earned(wrong, said(same=True)) == (0, False)
+    assert earned(said("NameError: name 'f' is not defined"), wrong) == (0, True)
+
+
+def test_a_missing_name_is_explained_by_the_import_that_failed(chapter, monkeypatch):
+    cells = grade.assemble(submission(chapter, "import mine"), chapter)
+    outcome = {"first": said("ModuleNotFoundError: No module named 'mine'"), "check-1": said("NameError: no double")}
+    monkeypatch.setattr(grade, "outcomes", lambda *_: outcome)
+    rows, _ = grade.assess(grade.Submission(grade.stubs(chapter), cells), {})
+    assert "No module named 'mine'" in rows[0].note
+
+
 def test_an_answer_counts_only_with_its_seal():
     process = grade.Process([], Path(), grade.Limits(), 0)
     check = nbformat.v4.new_code_cell("", id="check-1", metadata={"tags": ["check"]})
@@ -320,6 +432,369 @@ def test_an_answer_counts_only_with_its_seal():
         {"answer": answer | {"id": "check-2"}, "proof": grade_kernel.seal(process.secret, answer | {"id": "check-2"})},
     ):
         assert "kept from running" in process.outcome(check, good | forged)["message"]
+
+
+def row_of(folder, name, exercise="01-1", out=None):
+    return next(line for line in table(out or folder) if line[:2] == [name, exercise])
+
+
+def table(folder):
+    with (folder / "grades.csv").open(encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
+
+
+@pytest.fixture
+def quick(chapter, monkeypatch):
+    """Grading without a process: quick.said holds what every notebook's cells say."""
+
+    class Quick:
+        said = {"check-1": said()}  # noqa: RUF012
+
+        def __call__(self, notebook, *_):
+            return self.said
+
+    made = Quick()
+    monkeypatch.setattr(grade, "outcomes", made)
+    monkeypatch.setattr(grade.subprocess, "run", lambda *_, **__: None)  # the list of fonts
+    return made
+
+
+ODD = {
+    "not UTF-8": (b"\xfc", r"\xfc"),
+    "long": (b"x" * 240, "x" * 240),
+    "long in Cyrillic": ("ж".encode() * 120, "ж" * 120),
+    "a newline": (b"a\nb", r"a\u000ab"),
+    "an escape": (b"\x1b[31m", r"\u001b[31m"),
+    "a dash": (b"-rf", "'-rf"),
+    "a formula": (b"=1+1", "'=1+1"),
+    "a quote": (b"'\"'", "''\"'"),
+    "markup": (b"<b>&", "<b>&"),
+    "a backslash": (b"\\xfc", r"\\xfc"),
+}
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_no_name_keeps_the_others_from_their_grades(quick, chapter, tmp_path, where, capsys):
+    text, folder = notebooks.text(submission(chapter)), tmp_path / "class"
+    for name, _ in ODD.values():
+        path = os.fsencode(folder) + b"/" + name + (b".ipynb" if where == "file" else b"/01_first.ipynb")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_text(text)
+    notebooks.write(submission(chapter), folder / "zoe.ipynb")
+    grade.main([str(folder)])
+    ending = ".ipynb" if where == "file" else "/01_first.ipynb"
+    names = [line[0] for line in table(folder) if line[1] == "01-1"]
+    assert {*names} == {f"{shown}{ending}" for _, shown in ODD.values()} | {"zoe.ipynb"}
+    assert [line[2] for line in table(folder) if line[1] == "01-1"] == ["2"] * len(names)
+    pages = [path for path in (folder / "feedback").rglob("*.html") if path.name != "index.html"]
+    assert len(pages) == len(names) and "could not be written" not in (folder / "grades.csv").read_text()
+    assert f"{len(names)} notebook(s), 0 passed over" in capsys.readouterr().out
+    (folder / "feedback" / "index.html").read_text(encoding="utf-8")
+
+
+def test_names_that_would_share_a_page_have_two(quick):
+    names = ["A/x.ipynb", "a/X.ipynb", "index", "b" * 300, "b" * 299 + "c", "../up", "up", "z.zip/../../up"]
+    places = grade_feedback.places(names)
+    assert len({place.casefold() for place in [*places.values(), "index.html"]}) == len(names) + 1
+    assert not [place for place in places.values() if ".." in Path(place).parts or place.startswith("/")]
+    assert all(len(part.encode()) < 240 for place in places.values() for part in Path(place).parts)
+
+
+def test_a_page_that_cannot_be_written_costs_its_student_the_page_only(quick, chapter, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        notebooks.write(submission(chapter), tmp_path / f"{name}.ipynb")
+    (tmp_path / "feedback" / "a.ipynb.html").mkdir(parents=True)  # nothing can be written over it
+    grade.main([str(tmp_path)])
+    assert (tmp_path / "feedback" / grade_feedback.other_place("a.ipynb")).exists()
+    monkeypatch.setattr(grade_feedback, "page", lambda one: 1 / (one.name != "a.ipynb") and "page")
+    grade.main([str(tmp_path)])
+    assert row_of(tmp_path, "a.ipynb")[2] == row_of(tmp_path, "b.ipynb")[2] == "2"
+    assert "page could not be written: ZeroDivisionError" in row_of(tmp_path, "a.ipynb")[6]
+
+
+def test_an_error_of_the_graders_own_is_a_row_and_the_next_is_graded(quick, chapter, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        notebooks.write(submission(chapter, name), tmp_path / f"{name}.ipynb")
+    ours = grade.assess
+
+    def assess(submission, *rest):
+        if any(cell.source == "a" for cell in submission.notebook.cells):
+            raise LookupError("lost")
+        return ours(submission, *rest)
+
+    monkeypatch.setattr(grade, "assess", assess)
+    grade.main([str(tmp_path)])
+    assert row_of(tmp_path, "a.ipynb", "")[4] == "LookupError: lost" and row_of(tmp_path, "b.ipynb")[2] == "2"
+
+
+# What is graded, and what is passed over
+
+
+def test_everything_that_was_handed_in_is_graded_or_listed_with_why(quick, chapter, tmp_path, capsys):
+    text, folder = notebooks.text(submission(chapter)), tmp_path / "class"
+    for name in ("a.IPYNB", "b.ipynb.txt", "c/01.ipynb", "c/plots/p.png", "d.py", "e/f/notes.txt", "g.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text if "ipynb" in name.lower() else "{}")
+    for name in ("__MACOSX/._c.ipynb", "._c.ipynb", "c/.ipynb_checkpoints/01-checkpoint.ipynb", ".DS_Store"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "empty").mkdir()
+    (folder / "h").symlink_to(folder / "c")
+    (folder / "i.ipynb").symlink_to(tmp_path / "nowhere")
+    (folder / "j.zip").write_text("no zip")
+    os.mkfifo(folder / "k.ipynb")
+    (folder / "l.tar.gz").write_text("")
+    grade.main([str(folder)])
+    grade.main([str(folder)])  # what the first run wrote is handed in by nobody
+    assert {line[0] for line in table(folder) if line[2] == "2"} == {"a.IPYNB", "b.ipynb.txt", "c/01.ipynb"}
+    assert {line[0]: line[4] for line in table(folder) if not line[1]} == {
+        "c/plots/p.png": "passed over: not a notebook",
+        "d.py": "passed over: not a notebook",
+        "e": "a folder without a notebook",
+        "e/f/notes.txt": "passed over: not a notebook",
+        "empty": "a folder without a notebook",
+        "g.json": "passed over: not a notebook",
+        "h": "passed over: a link to a folder is not followed",
+        "i.ipynb": "cannot be read: No such file or directory: a link that leads nowhere",
+        "j.zip": "cannot be unpacked: BadZipFile: File is not a zip file",
+        "k.ipynb": "passed over: it is no file",
+        "l.tar.gz": "passed over: an archive that is not unpacked here",
+    }
+    printed = capsys.readouterr().out
+    assert "3 notebook(s), 9 passed over" in printed and "4 file(s) or folder(s) that systems leave" in printed
+    assert "d.py: passed over: not a notebook" in printed
+
+
+def test_a_folder_without_any_notebook_fails_and_says_so(quick, tmp_path):
+    (tmp_path / "a.py").write_text("")
+    with pytest.raises(SystemExit, match="No notebook was found"):
+        grade.main([str(tmp_path)])
+    assert row_of(tmp_path, "a.py", "")[4] == "passed over: not a notebook"
+
+
+def test_a_zip_leads_nowhere_and_fills_nothing(quick, chapter, tmp_path, monkeypatch):
+    text, folder = notebooks.text(submission(chapter)), tmp_path / "class"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("../../../../up/01.ipynb", "/root/01.ipynb", "win\\01.ipynb", "same.ipynb", "__MACOSX/._s.ipynb"):
+            archive.writestr(name, text)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("same.ipynb", text)
+        link = zipfile.ZipInfo("link.ipynb")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("big.ipynb", " " * 3_000_000)
+    (folder / "b").mkdir()
+    with zipfile.ZipFile(folder / "b" / "outer.zip", "w") as archive:
+        archive.write(folder / "a.zip", "inner.zip")
+    with zipfile.ZipFile(folder / "c.zip", "w") as archive:
+        archive.writestr("only.txt", "")
+    monkeypatch.setattr(grade_collect, "LARGEST", 2_000_000)
+    monkeypatch.setattr(grade_collect, "UNPACKED", 4_000_000)
+    before = sorted(tmp_path.rglob("*"))
+    grade.main([str(folder)])
+    good = ["../../../../up/01.ipynb", "root/01.ipynb", "same.ipynb", "same.ipynb (2)", "win/01.ipynb"]
+    expected = {f"{zip}/{name}" for zip in ("a.zip", "b/outer.zip/inner.zip") for name in good}
+    assert {line[0] for line in table(folder) if line[2] == "2"} == expected
+    said = {line[0]: line[4] for line in table(folder) if not line[1]}
+    assert said["a.zip/link.ipynb"] == "passed over: a link is not followed"
+    assert said["a.zip/big.ipynb"].startswith("larger than 2 MB")
+    assert said["c.zip"] == "an archive without a notebook"
+    new = {path for path in tmp_path.rglob("*")} - {*before}
+    assert all(path == folder / "grades.csv" or (folder / "feedback") in (path, *path.parents) for path in new)
+    monkeypatch.setattr(grade_collect, "UNPACKED", 1_000_000)
+    collection = grade_collect.Collection(folder, folder, lambda *_: "taken")
+    assert {one.name: one.why for one in collection}["a.zip"].startswith("cannot be unpacked: ValueError: it would")
+
+
+def test_files_are_brought_along_only_from_a_notebooks_own_folder(tmp_path):
+    for name in ("a/01.ipynb", "a/mine.py", "a/02.zip", "a/large.csv", "b/02.ipynb", "b/other.py", "c.ipynb", "top.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x" * (2_000_000 if "large" in name else 1))
+    brought = {}
+    [*grade_collect.Collection(tmp_path, tmp_path, lambda name, _, beside: brought.update({name: {*beside}}))]
+    assert brought == {"01.ipynb": {"mine.py"}, "02.ipynb": {"other.py"}, "c.ipynb": set()}
+
+
+# Grading once more
+
+
+def test_regrading_replaces_the_rows_of_each_file_as_it_is_graded(quick, chapter, tmp_path, monkeypatch):
+    for name in ("a", "b", "gone"):
+        notebooks.write(submission(chapter), tmp_path / f"{name}.ipynb")
+    grade.main([str(tmp_path)])
+    first = (tmp_path / "grades.csv").read_text()
+    (tmp_path / "gone.ipynb").unlink()
+    quick.said = {}
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(grade_feedback.Graded, "line", interrupt)
+    with pytest.raises(SystemExit, match="Stopped: 1 of 2"):
+        grade.main([str(tmp_path)])
+    points = {name: row_of(tmp_path, f"{name}.ipynb")[2] for name in ("a", "b", "gone")}
+    assert points["gone"] == "2" and sorted([points["a"], points["b"]]) == ["0", "2"]
+    assert row_of(tmp_path, "gone.ipynb")[6] == "the file is gone"
+    (dated,) = tmp_path.glob("grades.2*.csv")
+    assert dated.read_text() == first
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("moment", ["collecting", "environment", "running"])
+def test_a_run_that_ends_early_leaves_every_grade_that_was_there(quick, chapter, tmp_path, monkeypatch, moment):
+    notebooks.write(submission(chapter), tmp_path / "a.ipynb")
+    grade.main([str(tmp_path)])
+    first = (tmp_path / "grades.csv").read_text()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    holder, name = {
+        "collecting": (grade_collect, "shown"),
+        "environment": (grade.execute, "environment"),
+        "running": (grade.concurrent.futures, "as_completed"),
+    }[moment]
+    monkeypatch.setattr(holder, name, stop)
+    with pytest.raises(SystemExit, match="Stopped"):
+        grade.main([str(tmp_path)])
+    assert (tmp_path / "grades.csv").read_text() == first
+
+
+def test_a_grade_stays_where_the_grader_fails_later(quick, chapter, tmp_path, monkeypatch):
+    notebooks.write(submission(chapter), tmp_path / "a.ipynb")
+    grade.main([str(tmp_path)])
+
+    def fails(*_):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(grade, "outcomes", fails)
+    grade.main([str(tmp_path)])
+    assert row_of(tmp_path, "a.ipynb")[2] == "2"
+    assert row_of(tmp_path, "a.ipynb")[6] == "from before: cannot be run: RuntimeError: no kernel"
+
+
+def test_sigterm_stops_like_ctrl_c(quick, chapter, tmp_path, monkeypatch):
+    notebooks.write(submission(chapter), tmp_path / "a.ipynb")
+    monkeypatch.setattr(grade, "outcomes", lambda *_: time.sleep(3) or {})
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(SystemExit, match="Stopped: 0 of 1"):
+            grade.main([str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "grades.csv"
+    grade_table.replace(path, "old")
+    monkeypatch.setattr(grade_table.os, "replace", lambda *_: 1 / 0)
+    with contextlib.suppress(ZeroDivisionError):
+        grade_table.replace(path, "new")
+    assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
+
+
+def test_corrections_by_hand_outlive_every_run(quick, chapter, tmp_path, capsys):
+    notebooks.write(submission(chapter), tmp_path / "a.ipynb")
+    notebooks.write(submission(chapter), tmp_path / "=b.ipynb")
+    lines = ["file;exercise;points;comment", "a.ipynb;01-2;1,5;typo", "'=b.ipynb;1.1;0;copied", "nobody;01-1;1;"]
+    (tmp_path / "overrides.csv").write_text("\n".join([*lines, "a.ipynb;01-3;lots;"]), encoding="utf-8-sig")
+    for _ in range(2):
+        grade.main([str(tmp_path)])
+        assert row_of(tmp_path, "a.ipynb", "01-2")[2] == "1.5"
+        assert row_of(tmp_path, "a.ipynb", "01-2")[6] == "by hand: typo"
+        assert row_of(tmp_path, "'=b.ipynb")[2] == "0"
+    printed = capsys.readouterr().out
+    assert "overrides.csv: no 01-1 of 'nobody'" in printed and "overrides.csv, line 5" in printed
+    assert "By hand: typo." in (tmp_path / "feedback" / "a.ipynb.html").read_text()
+    (tmp_path / "overrides.csv").write_text("a.ipynb,01-2,1\n")
+    with pytest.raises(SystemExit, match="must name the columns"):
+        grade.main([str(tmp_path)])
+
+
+def test_a_correction_reaches_a_file_that_cannot_be_run(quick, chapter, tmp_path):
+    (tmp_path / "a.ipynb").write_text("{")
+    (tmp_path / "overrides.csv").write_text("file,exercise,points,comment\na.ipynb,01-3,4,on paper\n")
+    grade.main([str(tmp_path)])
+    assert row_of(tmp_path, "a.ipynb", "01-3")[2:4] == ["4", "4"]
+
+
+def test_a_table_that_is_not_ours_is_kept_beside(quick, chapter, tmp_path, capsys):
+    notebooks.write(submission(chapter), tmp_path / "a.ipynb")
+    (tmp_path / "grades.csv").write_bytes(b"\xff\xfesomething else")
+    grade.main([str(tmp_path)])
+    (dated,) = tmp_path.glob("grades.2*.csv")
+    assert dated.read_bytes() == b"\xff\xfesomething else" and "no table of ours" in capsys.readouterr().out
+    assert row_of(tmp_path, "a.ipynb")[2] == "2"
+
+
+def test_grades_go_where_out_says(quick, chapter, tmp_path):
+    notebooks.write(submission(chapter), tmp_path / "in" / "a.ipynb")
+    grade.main([str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert row_of(tmp_path, "a.ipynb", out=tmp_path / "out")[2] == "2"
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.ipynb"]
+    assert (tmp_path / "out" / "feedback" / "a.ipynb.html").exists()
+
+
+def test_a_folder_that_cannot_be_written_gets_one_line(quick, chapter, tmp_path):
+    notebooks.write(submission(chapter), tmp_path / "in" / "a.ipynb")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"Grades cannot be kept there .*OUT=folder"):
+        grade.main([str(tmp_path / "in"), "--out", str(tmp_path / "file" / "out")])
+
+
+def test_a_clone_that_cannot_be_written_grades_all_the_same(quick, chapter, tmp_path, monkeypatch):
+    notebooks.write(submission(chapter), tmp_path / "in" / "a.ipynb")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(notebooks, "BUILD", tmp_path / "file" / "_build")
+    grade.main([str(tmp_path / "in")])
+    assert row_of(tmp_path / "in", "a.ipynb")[2] == "2"
+
+
+# Where a notebook runs
+
+
+def test_a_notebook_sees_what_finds_python_and_a_gpu_and_no_place_to_write(tmp_path, monkeypatch):
+    seen = {
+        "CC": "cc",
+        "CUDA_HOME": "/c",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "LD_LIBRARY_PATH": "/l",
+        "TRITON_PTXAS_PATH": "/p",
+    }
+    unseen = ("TRITON_CACHE_DIR", "TRITON_HOME", "TRITON_DUMP_DIR", "CUDA_CACHE_PATH", "XDG_CACHE_HOME", "AWS_SECRET")
+    for name, value in [*seen.items(), *((name, "/outside") for name in unseen)]:
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", True)
+    monkeypatch.setattr(site, "getuserbase", lambda: "/home/me/.local")
+    env = grade.surroundings(tmp_path / "place", grade.Limits())
+    assert {name: env.get(name) for name in seen} == seen and not {*unseen} & env.keys()
+    assert env["PYTHONUSERBASE"] == "/home/me/.local" and env["HOME"] == str(tmp_path / "place" / "home")
+
+
+def test_packages_of_the_user_site_are_found_under_another_home(tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    mine = base / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages" / "mine.py"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("print('found')")
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", True)
+    monkeypatch.setattr(site, "getuserbase", lambda: str(base))
+    env = grade.surroundings(tmp_path / "place", grade.Limits())
+    python = Path(sys.base_prefix) / "bin" / "python3"  # a virtual environment has no user site
+    done = subprocess.run([str(python), "-c", "import mine"], env=env, capture_output=True, text=True)
+    assert done.stdout == "found\n", done.stderr
+
+
+def test_a_kernel_that_does_not_start_says_its_last_words(chapter, environment, monkeypatch, tmp_path):
+    words = "import sys; print('first\\nlast words', file=sys.stderr); sys.exit(3)"
+    broken = tmp_path / "broken.py"
+    broken.write_text(words.replace("\\\\n", "\\n"))
+    monkeypatch.setattr(grade_kernel, "__file__", str(broken))
+    process = grade.Process(grade.assemble(submission(chapter), chapter).cells, tmp_path / "p", grade.Limits(), 1e12)
+    with pytest.raises(RuntimeError, match="last words"):
+        process.run(lambda *_: None, {})
 
 
 def test_interrupting_keeps_what_is_graded(chapter, tmp_path, monkeypatch):

@@ -5,11 +5,16 @@ The answers are in answers_NN.py, a file for each chapter.
 
 import importlib
 import re
+import traceback
+import warnings
+from pathlib import Path
 
 import notebooks
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from flashkat_lite.kernels import INTERPRETED
 from flashkat_lite.lab import checks, solutions
@@ -29,6 +34,30 @@ def of(table):
                 yield pytest.param(check, answer, words, id=f"{chapter}-{check}-{words or number}")
 
 
+# Lines of the checks that no other file has by chance.
+SOURCE = {
+    line.strip()
+    for path in Path(checks.__file__).parent.glob("*.py")
+    for line in path.read_text(encoding="utf-8").splitlines()
+    if len(line.strip()) > 20 and not line.strip().startswith(("import ", "from ", "@"))
+}
+
+
+@pytest.fixture(scope="module")
+def shell():
+    """IPython, without colours and without a history on the disk."""
+    made = InteractiveShell.instance(colors="nocolor", config=Config({"HistoryManager": {"enabled": False}}))
+    made.run_cell("import torch\nfrom flashkat_lite import lab", silent=True)
+    yield made
+    InteractiveShell.clear_instance()
+
+
+def shows_no_check(text):
+    return "lab/checks" not in text and not [
+        line for line in text.splitlines() if line.strip(" ->0123456789") in SOURCE
+    ]
+
+
 def judge(check, answer):
     getattr(checks, check)(*answer if isinstance(answer, tuple) else [answer])
 
@@ -40,9 +69,92 @@ def test_a_right_answer_is_accepted(check, answer, words, capsys):
 
 
 @pytest.mark.parametrize(("check", "answer", "words"), [*of("WRONG"), *of("FIXED")])
-def test_a_wrong_answer_is_rejected_with_its_cause(check, answer, words):
-    with pytest.raises(checks.Wrong, match=words):
+def test_a_wrong_answer_is_rejected_with_its_cause_alone(check, answer, words, shell, capsys):
+    with pytest.raises(checks.Wrong, match=words) as caught:
         judge(check, answer)
+    capsys.readouterr()
+    shell.showtraceback((caught.type, caught.value, caught.tb))
+    assert capsys.readouterr().out == f"Wrong: {caught.value}\n"
+    assert shows_no_check("".join(traceback.format_exception(caught.value)))
+
+
+def exercises():
+    """(stub, check) of every exercise, as they are handed out."""
+    for path in notebooks.select([]):
+        cells = notebooks.read(path).cells
+        found = {notebooks.exercise(cell): cell.source for cell in cells if "exercise" in notebooks.tags(cell)}
+        for cell in cells:
+            if "check" in notebooks.tags(cell):
+                name = notebooks.exercise(cell)
+                yield pytest.param(found[name], cell.source, id=name)
+
+
+@pytest.mark.parametrize(("stub", "check"), [*exercises()])
+def test_a_stub_is_not_done_yet_and_shows_no_answer(stub, check, shell, capsys):
+    shell.run_cell(stub)
+    capsys.readouterr()
+    shell.run_cell(check)
+    name = re.search(r"\((\w+)", check)[1]
+    assert capsys.readouterr().out == f"NotImplementedError: not done yet ({name})\n"
+
+
+RAISES = """try:
+        [][1]
+    except IndexError as first:
+        raise ValueError("a student's") from first"""
+
+
+@pytest.mark.parametrize(("stub", "check"), [*exercises()])
+def test_of_an_answer_that_raises_the_students_lines_are_shown_alone(stub, check, shell, capsys):
+    shell.run_cell(stub.replace("raise NotImplementedError", RAISES))
+    capsys.readouterr()
+    shell.run_cell(check)
+    text = capsys.readouterr().out
+    assert text.index("----> ") < text.index("[][1]") < text.index("raise ValueError(") < text.index(": a student's")
+    assert text.count(check) == 1 and shows_no_check(text)
+    assert "contextlib" not in text and "site-packages" not in text
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("exec('1 +')", "SyntaxError"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise ExceptionGroup('two', [ValueError(1)])", "two"),
+        ("import warnings; warnings.warn('the line above', stacklevel=2); return 0", "expected 896, got 0"),
+        ("return 'no number'", "expected a number, got 'no number'"),
+        ("return f(program, block)", "RecursionError"),
+    ],
+)
+def test_no_error_of_any_kind_shows_a_check(line, shown, shell, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda *found, **_: print(warnings.formatwarning(*found[:4]))
+        shell.run_cell(f"def f(program, block):\n    {line}\nlab.checks.offset_in_32_bits(f)")
+    written = "".join(capsys.readouterr())
+    assert shown in written and shows_no_check(written)
+
+
+def test_an_answer_that_its_check_cannot_use_shows_no_check(shell, capsys):
+    shell.run_cell("lab.checks.recomputed(lambda module, x: module(x).sum() if x.requires_grad else 1)")
+    assert shows_no_check("".join(capsys.readouterr()))
+
+
+def test_of_a_kernels_error_the_kernels_own_line_is_shown(shell, capsys):
+    kernel = [
+        "import triton, triton.language as tl",
+        "@triton.jit",
+        "def kernel(x_ptr, BLOCK: tl.constexpr):",
+        "    tl.load(x_ptr + tl.arange(0, BLOCK), othr=0.0)",
+        "def silu(x):",
+        "    kernel[(1,)](x, 16)",
+        "lab.checks.silu_strided(silu)",
+    ]
+    shell.run_cell("\n".join(kernel))
+    text = capsys.readouterr().out
+    assert "----> 4     tl.load(" in text and "----> 6     kernel[(1,)]" in text
+    assert "unexpected keyword argument 'othr'" in text.splitlines()[-1]
+    assert shows_no_check(text) and "site-packages" not in text
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

@@ -1,8 +1,13 @@
 """What the checks share: the error they raise, and comparisons that say what is wrong and where."""
 
 import contextlib
+import functools
 import math
 import sys
+import sysconfig
+import traceback
+import types
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +29,10 @@ RACE = (
 
 class Wrong(AssertionError):
     """An answer that is not right; the message says what is wrong and where."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints instead of a traceback, whose lines of the check would show the answer."""
+        return [f"Wrong: {self}"]
 
 
 def right(what: str) -> None:
@@ -93,6 +102,89 @@ def same_tensor(
         f"{expected[where].item():.7g}, got {got[where].item():.7g} (allowed: ±{bound[where].item():.2g})."
         + (f" Likely cause: {cause}." if cause else "")
     )
+
+
+# What is shown of an error
+
+LAB = __name__.partition(".checks")[0]
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def discreet(check: Callable) -> Callable:
+    """The check, whose errors show no line of ours: of their tracebacks only the student's own frames are left."""
+
+    @functools.wraps(check)
+    def run(*arguments, **named):
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=rf"{LAB}\b")  # a warning shows the line that it blames
+                return check(*arguments, **named)
+        except BaseException as raised:  # KeyboardInterrupt too
+            error = raised
+        _keep_the_students(error)
+        try:
+            raise error
+        finally:
+            del error  # it holds this frame
+
+    run.__code__ = run.__code__.replace(co_filename="<check>", co_name=check.__name__)  # no file, so no lines
+    return run
+
+
+def _keep_the_students(error: BaseException) -> None:
+    """Takes all frames but the student's from an error and those behind it, and tells IPython how to print it."""
+    *_, (raiser, _) = _frames(error.__traceback__)
+    untouched = type(error) is NotImplementedError and not error.args and _is_students(raiser)
+    if untouched:
+        error.args = (f"not done yet ({raiser.f_code.co_name})",)
+    todo, done = [error], []
+    while todo:
+        one = todo.pop()
+        if one is None or any(one is other for other in done):
+            continue
+        done.append(one)
+        one.__traceback__ = _only(one.__traceback__, _is_students)
+        todo += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+    if isinstance(error, Wrong):
+        return
+    if untouched or not any(one.__traceback__ for one in done):
+        error._render_traceback_ = lambda: ["".join(traceback.format_exception_only(type(error), error)).rstrip()]
+    else:
+        error._render_traceback_ = functools.partial(_rendered, error)
+
+
+def _rendered(error: BaseException) -> list[str]:
+    from IPython import get_ipython
+
+    shown = _only(error.__traceback__, lambda frame: not _is_ours(frame))
+    shell = get_ipython()
+    if shell is None:
+        return traceback.format_exception(type(error), error, shown)
+    return shell.InteractiveTB.structured_traceback(type(error), error, shown)
+
+
+def _frames(entry: types.TracebackType | None) -> Iterator[tuple[types.FrameType, types.TracebackType]]:
+    while entry:
+        yield entry.tb_frame, entry
+        entry = entry.tb_next
+
+
+def _only(entries: types.TracebackType | None, wanted: Callable) -> types.TracebackType | None:
+    kept = None
+    for frame, entry in reversed([*_frames(entries)]):
+        if wanted(frame):
+            kept = types.TracebackType(kept, frame, entry.tb_lasti, entry.tb_lineno)
+    return kept
+
+
+def _is_ours(frame: types.FrameType) -> bool:
+    return f"{frame.f_globals.get('__name__')}.".startswith(f"{LAB}.")
+
+
+def _is_students(frame: types.FrameType) -> bool:
+    file, package = frame.f_code.co_filename, LAB.partition(".")[0]
+    library = file.startswith((*LIBRARIES, "<frozen")) or "site-packages" in file or "dist-packages" in file
+    return not library and str(frame.f_globals.get("__name__")).partition(".")[0] != package
 
 
 # Speed

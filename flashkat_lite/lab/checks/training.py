@@ -93,7 +93,7 @@ def tile_sums_fake(f: Callable[[Tensor, int], Tensor]) -> None:
         except Exception as error:
             raise Wrong(
                 f"compiled for any number of rows: expected a graph, got {type(error).__name__}: "
-                f"{str(error).splitlines()[0]}. Likely cause: x.shape[0] is a symbol there, not a number"
+                f"{str(error).partition(chr(10))[0]}. Likely cause: x.shape[0] is a symbol there, not a number"
             ) from None
     if graphs != 1:
         raise Wrong(
@@ -120,8 +120,10 @@ def swish_formula(save: Callable[[Any, tuple, Tensor], None], formula: Callable[
     y = op(x, beta)
     try:
         got = torch.autograd.grad(y, (x, beta), dy, allow_unused=True)
+    except NotImplementedError:  # a stub
+        raise
     except RuntimeError as error:
-        raise Wrong(f"the backward pass: expected two gradients, got {str(error).splitlines()[0]}") from None
+        raise Wrong(f"the backward pass: expected two gradients, got {str(error).partition(chr(10))[0]}") from None
     with torch.no_grad():
         s = torch.sigmoid(beta * x)
         causes = [
