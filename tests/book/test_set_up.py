@@ -140,3 +140,10 @@ def test_a_copied_clone_installs_itself_anew(clone):
         for place in (folder, copied)
     ]
     assert said == ["", "anew\n"]
+
+
+def test_tools_find_one_another_where_python_keeps_to_safe_paths():
+    command = ["make", "--no-print-directory", f"PY={sys.executable}", "colab", "REPO_URL="]
+    environ = os.environ | {"PYTHONSAFEPATH": "1", "GITHUB_REPOSITORY": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, encoding="utf-8")
+    assert "Say where the repository is" in done.stderr, done.stderr
