@@ -14,7 +14,7 @@ SOURCES = sorted(
     for folder in ("book/theme", "book/tools", "examples", "flashkat_lite", "tests")
     for path in (ROOT / folder).rglob("*.py")
 )
-OTHERS = {"os", "Image", "tarfile", "zipfile"}  # whose `open` opens no text
+OTHERS = {"os", "Image", "tarfile", "zipfile", "archive"}  # whose `open` opens no text
 PROGRAMS = sorted({*ROOT.glob("book/tools/*.py"), *ROOT.glob("examples/*.py"), ROOT / "flashkat_lite" / "__main__.py"})
 PROGRAMS = [path for path in PROGRAMS if '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8")]
 PROGRAMS.remove(ROOT / "book" / "tools" / "grade_kernel.py")  # its output is IPython's

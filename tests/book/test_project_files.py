@@ -119,13 +119,13 @@ def test_slurm_sees_every_line_that_is_meant_for_it():
 def make(tmp_path):
     """Runs make with a stand-in for Python, in a folder with a space, and returns the words that it was called with."""
     python = tmp_path / "my python"
-    python.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
+    python.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n', encoding="utf-8")
     python.chmod(0o755)
 
     def run(*words, **environment):
         done = subprocess.run(
             ["make", "--no-print-directory", "-C", str(ROOT), f"PY={python}", *words],
-            env={**os.environ, **environment}, capture_output=True, text=True,
+            env={**os.environ, **environment}, capture_output=True, encoding="utf-8",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.split("\0")[:-1]
