@@ -1,32 +1,29 @@
 # `make help` lists the targets. PY=python3 uses an interpreter that you prepared instead of .venv (a GPU node with no
-# network, say); otherwise each target sets up .venv first, once. CHAPTERS and ARGS hold several words; PY, PORT, OUT and
-# SUBMISSIONS hold one, spaces and all.
-PYTHON ?= python3
+# network, say); otherwise each target sets up .venv first, once, with the first Python that fits, or with PYTHON.
+# CHAPTERS and ARGS hold several words; PY, PORT, OUT and SUBMISSIONS hold one, spaces and all.
 ifdef PY
 READY :=
 else
 PY := .venv/bin/python
 READY := .venv/.ready
+STALE := $(shell sh book/tools/venv.sh --stale)
 endif
+# Tools import one another from their own folder, and all that runs reads and writes UTF-8, whatever the locale.
+unexport PYTHONSAFEPATH
+export PYTHONUTF8 := 1
 # Tests wait for browsers and for processes of their own: one more at a time than there are cores.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
 
 .PHONY: help book serve test mutants lint execute bench compare record lab student grade colab wheelhouse wheel release-check \
-  release-files publish
+  release-files publish anew
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-.venv/.ready: requirements.txt pyproject.toml
-	@test -w . || { echo "No .venv can be made here: this folder is not writable. PY=python3 uses a Python that is ready"; exit 1; }
-	@echo "Setting up .venv: about 2 GB and two minutes, once"
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@"$(PYTHON)" -m venv .venv || { echo "The venv module is missing. On Debian: apt install python3-venv"; exit 1; }
-	@.venv/bin/python -m pip install --disable-pip-version-check -q --progress-bar on -r requirements.txt
-	@touch $@
+.venv/.ready: requirements.txt pyproject.toml $(STALE)
+	@sh book/tools/venv.sh "$(PYTHON)"
 
 book: $(READY)  ## build the pages; executes nothing
 	@"$(PY)" book/tools/build.py

@@ -31,6 +31,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from flashkat_lite import console
 from flashkat_lite.ops import BACKWARDS
 from flashkat_lite.vit import SIZES, VisionTransformer
 
@@ -413,10 +414,10 @@ class Log:
             return
         rows = [list(self.HEADER)]
         if run.step:  # what an interrupted run wrote after its last checkpoint will be written again
-            with file.open(newline="") as old:
+            with file.open(newline="", encoding="utf-8") as old:
                 rows += [row for row in list(csv.reader(old))[1:] if int(row[0]) <= run.step]
         partial = file.with_suffix(".partial")
-        with partial.open("w", newline="") as new:
+        with partial.open("w", newline="", encoding="utf-8") as new:
             csv.writer(new).writerows(rows)
         os.replace(partial, file)
         with contextlib.suppress(ImportError):
@@ -436,7 +437,7 @@ class Log:
             row |= {"loss": repr(loss), "learning rate": f"{learning_rate:.4g}", "images a second": f"{speed:.1f}"}
         if accuracy is not None:
             row["accuracy"] = f"{accuracy:.4f}"
-        with self.file.open("a", newline="") as file:
+        with self.file.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.HEADER).writerow(row)
         if self.bar:
             shown = {"loss": loss and f"{loss:.4f}", "accuracy": accuracy and f"{accuracy:.4f}"}
@@ -585,4 +586,5 @@ def main(arguments: list[str] | None = None) -> float:
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

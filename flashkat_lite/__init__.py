@@ -6,5 +6,5 @@ Importing the package needs PyTorch and nothing else; Triton and the kernels are
 from .modules import GRKAN, GroupRational
 from .ops import rational
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 __all__ = ["GRKAN", "GroupRational", "rational"]

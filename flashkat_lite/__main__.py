@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import bench, doctor
+from . import bench, console, doctor
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,4 +20,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    console.prepare()
     sys.exit(main())

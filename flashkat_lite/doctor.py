@@ -99,7 +99,7 @@ def check_interpreter() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
     code = "from flashkat_lite.doctor import kernels_agree; kernels_agree()"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     if answer.returncode:
         raise RuntimeError(answer.stderr.strip().split("\n")[-1])
 
@@ -146,7 +146,7 @@ def _ncu() -> Finding:
     if path is None:
         advice = "comes with the CUDA toolkit (add its bin to PATH); without it, chapters show recorded counters"
         return Finding("ncu", "missing", "not on the PATH", advice)
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True)
+    answer = subprocess.run([path, "--version"], capture_output=True, encoding="utf-8")
     version = next((line for line in answer.stdout.splitlines() if line.startswith("Version")), "unknown version")
     if not may_read_counters():
         advice = (
@@ -161,9 +161,9 @@ def may_read_counters(proc: Path = Path("/proc")) -> bool:
     parameters, status = proc / "driver/nvidia/params", proc / "self/status"
     if not parameters.exists():
         return True
-    if "RmProfilingAdminOnly: 1" not in parameters.read_text():
+    if "RmProfilingAdminOnly: 1" not in parameters.read_text(encoding="utf-8"):
         return True
-    effective = next(line for line in status.read_text().splitlines() if line.startswith("CapEff"))
+    effective = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("CapEff"))
     return bool(int(effective.split()[1], 16) >> 21 & 1)
 
 

@@ -107,7 +107,7 @@ def _nvidia_smi(field: str, *arguments: str) -> str | None:
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True)
+    answer = subprocess.run(command, capture_output=True, encoding="utf-8")
     return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout else None
 
 

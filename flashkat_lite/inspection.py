@@ -107,7 +107,7 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
             request = dict(dtype="fp32", capability=90, num_warps=4, pointers=None, aligned=True) | request
             kernel = request.pop("kernel")
             path = Path(folder) / f"kernel_{i}.py"
-            path.write_text(source_of(kernel))
+            path.write_text(source_of(kernel), encoding="utf-8")
             jobs.append(request | dict(path=str(path), name=kernel.fn.__name__))
         # AMD's targets switch our assembly off in the process that compiles for them, which is then of no further use.
         apart, pooled = (
@@ -128,7 +128,7 @@ class _Compiler:
         self.settings, self.owner = _settings(environment), os.getpid()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close()
         command = [sys.executable, "-m", "flashkat_lite.inspection"]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, encoding="utf-8")
         self.process = subprocess.Popen(command, env=environment, **pipes)
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def _disassemble(cubin: bytes) -> tuple[int, int, str]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        run = dict(capture_output=True, text=True, check=True)
+        run = dict(capture_output=True, encoding="utf-8", check=True)
         usage = subprocess.run([knobs.nvidia.cuobjdump.path, "-res-usage", file.name], **run).stdout
         sass = subprocess.run([knobs.nvidia.nvdisasm.path, "-c", file.name], **run).stdout
     registers, stack, local = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "LOCAL"))

@@ -1,5 +1,6 @@
 """What folders of tests share. Imports neither torch nor Triton: tests/kernels sets the interpreter up first."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "tools"))
+os.environ["PYTHONIOENCODING"] = "utf-8"  # of programs that tests run and read
 
 
 def pytest_runtest_setup(item):
@@ -29,6 +31,13 @@ def environment(tmp_path_factory):
     import execute
 
     return execute.environment(tmp_path_factory.mktemp("environment"))
+
+
+@pytest.fixture(scope="session")
+def ascii_locale():
+    """An environment in which Python reads, writes and prints ASCII unless it is told otherwise."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+    return environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 
+import console
+import notebooks
 import yaml
 from provenance import write_records_page
 from status import write_status_page
@@ -35,6 +37,7 @@ INPUTS = (
     "flashkat_lite/lab/motion.js",
     "flashkat_lite/lab/motion.css",
 )
+NO_INPUTS = ("__pycache__", ".ipynb_checkpoints", "data")
 
 
 def repository(environ: Mapping[str, str]) -> str | None:
@@ -90,12 +93,11 @@ def effective_config(base: dict, environ: Mapping[str, str], vendored: bool) -> 
     return config
 
 
-def inputs() -> Iterator[Path]:
+def inputs(root: Path = ROOT) -> Iterator[Path]:
     """All files that a page can depend on, in order."""
     for name in INPUTS:
-        path = ROOT / name
-        found = [path] if path.is_file() else path.rglob("*")
-        yield from sorted(p for p in found if p.is_file() and not {"__pycache__", "data"} & {*p.parts})
+        path = root / name
+        yield from [path] if path.is_file() else notebooks.files(path, without=NO_INPUTS)
 
 
 def fingerprint(config: str) -> str:
@@ -121,9 +123,9 @@ def run_jupyter_book(config: Path) -> None:
     ]
     command += ["--path-output", ".", "-W", "-n", "--keep-going"]
     environ = os.environ | {"PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environ)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", env=environ)
     said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
-    LOG.write_text(said)
+    LOG.write_text(said, encoding="utf-8")
     if done.returncode:
         lines = said.splitlines()
         telling = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|[Ee]xception|Error:", line)]
@@ -137,10 +139,10 @@ def main() -> None:
     write_status_page()
     write_records_page()
     vendored = vendor()
-    base = yaml.safe_load((ROOT / "_config.yml").read_text())
+    base = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config = yaml.safe_dump(effective_config(base, os.environ, vendored), sort_keys=False)
     now = fingerprint(config)
-    if BUILT.exists() and BUILT.read_text() == now:
+    if BUILT.exists() and BUILT.read_text(encoding="utf-8") == now:
         print("Nothing has changed since the last build.")
     else:
         # All or nothing: each page carries the titles of all, and a warning about a page is only given when it is read.
@@ -148,13 +150,14 @@ def main() -> None:
         print("Building the pages …", flush=True)
         for stale in (HTML, BUILD / ".doctrees", BUILD / "jupyter_execute"):
             shutil.rmtree(stale, ignore_errors=True)
-        (BUILD / "config.yml").write_text(config)
+        (BUILD / "config.yml").write_text(config, encoding="utf-8")
         run_jupyter_book(BUILD / "config.yml")
-        BUILT.write_text(now)
-        pages = sum("_static" not in path.parts for path in HTML.rglob("*.html"))
+        BUILT.write_text(now, encoding="utf-8")
+        pages = len(list(notebooks.files(HTML, "*.html", without=("_static",))))
         print(f"{pages} pages in {time.monotonic() - started:.0f} s")
     print(HTML / "index.html")
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

@@ -7,6 +7,7 @@ out (`remove-cell`) and no stamp counts it.
 import os
 import sys
 
+import console
 import nbformat
 import notebooks
 from build import repository
@@ -52,4 +53,5 @@ def main():
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

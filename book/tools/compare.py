@@ -15,6 +15,7 @@ before `make record`, which moves the fresh records away.
 import json
 import sys
 
+import console
 from record import FRESH, KEPT, problems
 
 ALLOWED = 1.10
@@ -121,4 +122,5 @@ def main():
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import console
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL, FULL, COLUMNS = 64 * 197, 1024 * 197, 768  # the atomic kernel alone would take a second at full size
 METRICS = {
@@ -99,11 +101,11 @@ def capture():
             "regex:^(forward|backward).*_kernel$",
         ]
         run += ["--metrics", metrics, "-f", "-o", str(report), sys.executable, __file__, "--launch"]
-        done = subprocess.run(run, capture_output=True, text=True)
+        done = subprocess.run(run, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
             sys.exit(f"ncu failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
         show = ["ncu", "--import", f"{report}.ncu-rep", "--csv", "--page", "raw", "--print-units", "base"]
-        text = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(show, capture_output=True, encoding="utf-8", check=True).stdout
     header, _, *rows = csv.reader(io.StringIO(text))
     return [dict(zip(header, row)) for row in rows]
 
@@ -137,7 +139,7 @@ def main():
     if options.launch:
         launch_all()
         return 0
-    version = subprocess.run(["ncu", "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run(["ncu", "--version"], capture_output=True, encoding="utf-8").stdout
     record = records.make(
         "counters",
         title="What Nsight Compute counted",
@@ -154,5 +156,6 @@ def main():
 
 
 if __name__ == "__main__":
+    console.prepare()
     sys.path.insert(0, str(ROOT))
     sys.exit(main())

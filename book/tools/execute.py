@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import console
 import notebooks
 
 FOLDER = notebooks.BUILD / "execute"
@@ -36,7 +37,7 @@ def environment(folder):
     spec = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}), encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if name not in LOCAL_SETTINGS}
     return kept | {
         "PYTHONPATH": os.pathsep.join([str(notebooks.ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
@@ -53,7 +54,8 @@ def environment(folder):
 
 def machine(env):
     """What a stamp says of the machine: GPU, driver, versions."""
-    done = subprocess.run([sys.executable, "-c", FACTS], env=env, capture_output=True, text=True)
+    command = [sys.executable, "-c", FACTS]
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         sys.exit(f"Chapters cannot run here: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -67,7 +69,7 @@ def nbmake(source, env, timeout=TIMEOUT):
         options = ["-p", "nbmake.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", folder, "-c", os.devnull]
         options += ["--nbmake", "--overwrite", "--nbmake-kernel=python3", f"--nbmake-timeout={timeout}"]
         command = [sys.executable, "-m", "pytest", *options, str(copy)]
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", errors="replace")
         executed = notebooks.read(copy)
     return executed, failure(executed, done.stdout + done.stderr) if done.returncode else None
 
@@ -150,4 +152,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

@@ -25,6 +25,7 @@ import threading
 import time
 from pathlib import Path
 
+import console
 import execute
 import grade_collect
 import grade_feedback as feedback
@@ -40,7 +41,7 @@ ATTEMPTS = 4  # processes of a notebook
 # Variables of the grader's environment that a notebook sees: what finds Python, libraries, a compiler and a GPU. None
 # that names a place to write (caches, dumps, XDG_…): a notebook has its own, below its home.
 SEEN = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "SLURM_CPUS", "PYTHONHASH")
-SEEN += ("PYDEVD_", "TRITON_")
+SEEN += ("PYDEVD_", "PYTHONUTF8", "TRITON_")
 SEEN_EXACTLY = {"CC", "CXX", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "PYTHONHOME"}
 UNSEEN = ("CACHE", "DUMP", "OVERRIDE", "TRITON_HOME")
 
@@ -184,7 +185,7 @@ def outcomes(notebook, env, limits=None, beside=()):
         for name, data in dict(beside).items():
             (path.parent / "beside" / name).write_bytes(data)
         command = [sys.executable, __file__, "--run", str(path), json.dumps(dataclasses.asdict(limits))]
-        with (Path(folder) / "errors").open("w+", encoding="utf-8") as errors:
+        with (Path(folder) / "errors").open("w+", encoding="utf-8", errors="replace") as errors:
             process = subprocess.Popen(
                 command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
                 start_new_session=True,
@@ -202,7 +203,7 @@ def outcomes(notebook, env, limits=None, beside=()):
             said = path.with_suffix(".json")
             if not said.exists():
                 raise RuntimeError((errors.read().strip().splitlines() or ["the process ended at once"])[-1])
-        return json.loads(said.read_text())
+        return json.loads(said.read_text(encoding="utf-8"))
 
 
 def end(pid):
@@ -277,7 +278,7 @@ def surroundings(place, limits):
     spec = place / "jupyter" / "kernels" / "submission" / "kernel.json"
     argv = [sys.executable, grade_kernel.__file__, str(place), str(limits.output), "-f", "{connection_file}"]
     spec.parent.mkdir(parents=True)
-    spec.write_text(json.dumps({"argv": argv, "display_name": "Submission", "language": "python"}))
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Submission", "language": "python"}), encoding="utf-8")
     found = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     others = [entry for entry in found if Path(entry).resolve() != notebooks.ROOT]
     passed = {name: value for name, value in os.environ.items() if sees(name)}
@@ -545,9 +546,6 @@ def main(arguments=None):
         sys.exit("Which folder holds the students' notebooks? make grade SUBMISSIONS=folder, with options in ARGS=")
     folder = Path(options.submissions)
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
-    for stream in (sys.stdout, sys.stderr):  # a terminal may not know every letter of a name
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     try:
         out = grade_table.home(Path(options.out or folder))
         book = Class(out)
@@ -725,6 +723,7 @@ def _also(note, more):
 
 
 if __name__ == "__main__":
+    console.prepare()
     if sys.argv[1:2] == ["--run"]:
         run(Path(sys.argv[2]), Limits(**json.loads(sys.argv[3])))
     else:

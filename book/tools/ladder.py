@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import console
+
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS, DTYPE = 768, "float32"
 NAMES = {
@@ -73,6 +75,7 @@ def outputs() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
+    console.prepare()
     sys.path.insert(0, str(ROOT))
     for path, text in outputs().items():
         path.write_text(text, encoding="utf-8")

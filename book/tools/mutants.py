@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import console
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 300  # seconds for the tests of one fault
 
@@ -433,11 +435,10 @@ def run(tests, tree, limit=LIMIT):
     """(pytest's exit status or None past the time limit, the test that failed, seconds)."""
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    said = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
     start = time.monotonic()
     try:
-        done = subprocess.run(
-            [*command, *split(tests)], cwd=tree, env=environment, capture_output=True, text=True, timeout=limit
-        )
+        done = subprocess.run([*command, *split(tests)], cwd=tree, env=environment, timeout=limit, **said)
     except subprocess.TimeoutExpired:
         return None, f"ran past {limit} s", time.monotonic() - start
     if done.returncode < 0:
@@ -498,4 +499,5 @@ def main(arguments=None, mutants=MUTANTS, root=ROOT):
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

@@ -5,6 +5,8 @@ import platform
 import shutil
 from importlib.util import find_spec
 
+import console
+
 CHROMIUM_PLACES = ("chromium", "chromium-browser", "google-chrome", "/usr/lib/chromium/chromium")
 
 
@@ -34,4 +36,5 @@ def missing() -> list[str]:
 
 
 if __name__ == "__main__":
+    console.prepare()
     print(*missing(), sep="\n", end="\n" if missing() else "")

@@ -79,6 +79,16 @@ def version():
 # Files
 
 
+def files(folder, pattern="*", without=()):
+    """The files below `folder` that match, in order, but for those in folders named in `without`.
+
+    Only names below `folder` count: a clone may lie anywhere, in a folder named `data` too.
+    """
+    for path in sorted(folder.rglob(pattern)):
+        if path.is_file() and not {*without} & {*path.relative_to(folder).parts[:-1]}:
+            yield path
+
+
 def read(path):
     return nbformat.read(path, as_version=4)
 

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import console
 import notebooks
 
 FRESH = notebooks.BUILD / "records"
@@ -102,4 +103,5 @@ def main():
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import console
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("memcheck", "racecheck", "initcheck")
 # rows, columns, groups, degrees, dtype: widths that no vector divides, one row, several tiles, a strided gradient
@@ -74,5 +76,6 @@ def main():
 
 
 if __name__ == "__main__":
+    console.prepare()
     sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import console
 import torch
 from torch import Tensor, distributed, nn
 
@@ -139,7 +140,7 @@ def worker(rank: int, count: int, settings: dict, folder: str) -> None:
     finally:
         distributed.destroy_process_group()
     if rank == 0:
-        (Path(folder) / f"results-{count}.json").write_text(json.dumps(results))
+        (Path(folder) / f"results-{count}.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def measure(rank: int, count: int, settings: dict, device: torch.device) -> list[dict]:
@@ -206,7 +207,7 @@ def run(counts: list[int], settings: dict) -> list[dict]:
                 worker(0, 1, settings, folder)
             else:
                 torch.multiprocessing.spawn(worker, (count, settings, folder), nprocs=count)
-            results += json.loads((Path(folder) / f"results-{count}.json").read_text())
+            results += json.loads((Path(folder) / f"results-{count}.json").read_text(encoding="utf-8"))
     rows = with_speeds(results, settings["batch"])
     for row in rows:
         bucket = f"{row['bucket_mb']:>4} MB" if row["bucket_mb"] else "       "
@@ -273,4 +274,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    console.prepare()
     sys.exit(main())

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+import console
 import notebooks
 import provenance
 
@@ -61,4 +62,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

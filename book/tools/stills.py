@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import console
 from needs import chromium
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -54,4 +55,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

@@ -1,6 +1,7 @@
 """`make student`: the chapters without solutions and outputs, in _build/student."""
 
 import colab
+import console
 import nbformat
 import notebooks
 
@@ -30,4 +31,5 @@ def main():
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

@@ -9,6 +9,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import console
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,5 +80,6 @@ def main():
 
 
 if __name__ == "__main__":
+    console.prepare()
     sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import console
+
 ROOT = Path(__file__).resolve().parents[2]
 VENDOR = ROOT / "book" / "extra" / "vendor"
 
@@ -107,7 +109,7 @@ def unpack(archive: Path, package: Package, into: Path) -> None:
 def download(package: Package, into: Path) -> Path:
     """`npm pack` the package and verify it; returns the archive's path."""
     command = ["npm", "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"]
-    done = subprocess.run(command, cwd=into, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=into, check=True, capture_output=True, encoding="utf-8", errors="replace")
     archive = into / done.stdout.split()[-1]
     verify(archive, package)
     return archive
@@ -117,14 +119,14 @@ def fetch(packages: tuple[Package, ...], into: Path) -> None:
     """Bring the packages to the folder `into`, unless exactly these are there already."""
     pins = hashlib.sha256(repr(packages).encode()).hexdigest()
     stamp = into / ".pins"
-    if stamp.exists() and stamp.read_text() == pins:
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == pins:
         return
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into.parent, prefix=".fetch-") as work:
         fresh = Path(work) / "unpacked"
         for package in packages:
             unpack(download(package, Path(work)), package, fresh)
-        (fresh / ".pins").write_text(pins)
+        (fresh / ".pins").write_text(pins, encoding="utf-8")
         shutil.rmtree(into, ignore_errors=True)
         fresh.rename(into)
 
@@ -144,4 +146,5 @@ def vendor() -> bool:
 
 
 if __name__ == "__main__":
+    console.prepare()
     sys.exit(0 if vendor() else 1)

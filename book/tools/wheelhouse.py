@@ -16,6 +16,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+import console
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--machine", default="x86_64", choices=["x86_64", "aarch64"])
     options = parser.parse_args([*shlex.split(os.environ.get("WHEELHOUSE", "")), *sys.argv[1:]])
 
-    pinned = pins((ROOT / "requirements.txt").read_text())
+    pinned = pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
     packages = closure(WANTED, target(options.python_version, options.machine), THERE)
     specifiers = [
         f"{name}=={pinned[name]}" if name in pinned else f"{name}{requirement.specifier}"
@@ -102,4 +103,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    console.prepare()
     main()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import notebooks
 import pytest
 import triton_first  # noqa: F401
 from filelock import FileLock
@@ -24,10 +25,10 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def build_book():
     """Runs a tree's build.py without a repository's address; returns the finished process."""
 
-    def build(root):
-        environ = {name: value for name, value in os.environ.items() if name not in ADDRESSES}
+    def build(root, environ=os.environ):
+        environ = {name: value for name, value in environ.items() if name not in ADDRESSES}
         command = [sys.executable, str(root / "book" / "tools" / "build.py")]
-        return subprocess.run(command, capture_output=True, text=True, env=environ)
+        return subprocess.run(command, capture_output=True, encoding="utf-8", env=environ)
 
     return build
 
@@ -45,7 +46,7 @@ def html(root, build_book):
 @pytest.fixture(scope="session")
 def built(html):
     """The built pages; not the theme's templates, which also end in .html."""
-    return [path for path in html.rglob("*.html") if "_static" not in path.parts]
+    return list(notebooks.files(html, "*.html", without=("_static",)))
 
 
 @pytest.fixture(scope="session")

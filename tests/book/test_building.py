@@ -1,8 +1,10 @@
 """The life of a build, on a small book of its own: what stops it, what a second one does, what a reader gets."""
 
+import re
 import shutil
 from pathlib import Path
 
+import build
 import ipywidgets
 import nbformat
 import pytest
@@ -15,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TAKEN = ("_config.yml", "book/theme", "book/tools", "book/images", "book/references.bib", "book/extra", "flashkat_lite")
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="300pt" height="150pt" viewBox="0 0 300 150" {name}>
 <rect width="300" height="150" fill="#ffffff"/><rect x="9" y="9" width="99" height="99" style="fill: #0072b2"/></svg>"""
+LEFT_OUT = ("data", "_build", "_static", "__pycache__", "node_modules", ".ipynb_checkpoints", "book", "chapters", ".w")
 FIGURE = {"figure": {"caption": "A bar, $x^2$ high.", "name": "fig-bar"}, "image": {"alt": "A bar"}}
 
 
@@ -42,9 +45,9 @@ def chapter(title, mystnb):
 class Sample:
     """A small book beside the real one, built by its own copy of the tools."""
 
-    def __init__(self, root, build_book):
+    def __init__(self, root, build_book, **settings):
         self.root, self.html = root, root / "_build" / "html"
-        self.build = lambda: build_book(root)
+        self.build = lambda: build_book(root, **settings)
         for name in TAKEN:
             source, target = ROOT / name, root / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,9 +56,11 @@ class Sample:
             elif source.exists():
                 shutil.copy(source, target)
         parts = [{"caption": "All", "chapters": [{"file": "chapters/01_one"}, {"file": "book/references"}]}]
-        (root / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "book/intro", "parts": parts}))
-        (root / "book" / "intro.md").write_text("# Intro\n\nA [chapter](../chapters/01_one.ipynb).\n")
-        (root / "book" / "references.md").write_text("# References\n\n```{bibliography}\n```\n")
+        (root / "_toc.yml").write_text(
+            yaml.safe_dump({"format": "jb-book", "root": "book/intro", "parts": parts}), encoding="utf-8"
+        )
+        (root / "book" / "intro.md").write_text("# Intro\n\nA [chapter](../chapters/01_one.ipynb).\n", encoding="utf-8")
+        (root / "book" / "references.md").write_text("# References\n\n```{bibliography}\n```\n", encoding="utf-8")
         (root / "chapters").mkdir()
 
     def write(self, title="1. One", mystnb=FIGURE):
@@ -73,7 +78,7 @@ def test_a_chapter_in_the_browser(sample, browser, serve):
     done = sample.build()
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == str(sample.html / "index.html")
-    text = (sample.html / "chapters" / "01_one.html").read_text()
+    text = (sample.html / "chapters" / "01_one.html").read_text(encoding="utf-8")
     assert 'aria-label="A bar"' in text
     assert "Fig. 1" in text
     assert "fill: var(--fk-blue)" in text
@@ -86,13 +91,28 @@ def test_a_chapter_in_the_browser(sample, browser, serve):
     assert not faults
 
 
-def test_a_second_build_does_nothing_until_something_changes(sample):
+def test_a_second_build_does_nothing_until_something_changes(tmp_path, build_book, html, ascii_locale):
+    """In a clone below folders that are left out where they lie within it, and under a locale without UTF-8."""
+    sample = Sample(tmp_path.joinpath(*LEFT_OUT, "clone"), build_book, environ=ascii_locale)
     sample.write()
-    assert sample.build().returncode == 0
+    done = sample.build()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^[1-9]\d* pages", done.stdout, re.MULTILINE)
     assert "Nothing has changed" in sample.build().stdout
     sample.write(title="1. Another title")
     sample.build()
-    assert "Another title" in (sample.html / "book" / "references.html").read_text()
+    assert "Another title" in (sample.html / "book" / "references.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("parent", LEFT_OUT)
+def test_pages_depend_on_the_same_files_wherever_the_clone_lies(parent, tmp_path):
+    here = [path.relative_to(ROOT) for path in build.inputs()]
+    assert Path("_toc.yml") in here and Path("book/theme/static/flashkat.css") in here
+    there = tmp_path / parent / "clone"
+    for name in (*here, "book/data/h200/ladder.json", "book/theme/__pycache__/flashkat_theme.pyc"):
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).touch()
+    assert [path.relative_to(there) for path in build.inputs(there)] == here
 
 
 def test_a_figure_without_alternative_text_stops_the_build(sample):

@@ -44,7 +44,7 @@ def run(tmp_path):
     """Runs the cell twice in an empty folder, beside a repository that holds the package."""
     source = tmp_path / "source"
     (source / "flashkat_lite").mkdir(parents=True)
-    (source / "flashkat_lite" / "__init__.py").write_text("")
+    (source / "flashkat_lite" / "__init__.py").write_text("", encoding="utf-8")
     git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b"]
     for step in (["init", "-q", "-b", "trunk"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *step], check=True)
@@ -53,7 +53,7 @@ def run(tmp_path):
 
     def call(*arguments, **environment):
         command = [sys.executable, "-I", "-S", "-c", RUN, cell, *arguments]
-        done = subprocess.run(command, cwd=tmp_path / "content", env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=tmp_path / "content", env=environment, capture_output=True, encoding="utf-8")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout), tmp_path / "content" / "flashkat"
 
@@ -109,7 +109,7 @@ def test_students_copies_have_it_where_there_is_an_address(chapter, tmp_path, mo
     found = colab.address(environ)
     monkeypatch.setattr(colab, "address", lambda: found)
     student.main()
-    assert ("git" in (tmp_path / "student" / path.name).read_text()) == bool(environ)
+    assert ("git" in (tmp_path / "student" / path.name).read_text(encoding="utf-8")) == bool(environ)
 
 
 def test_make_colab_writes_the_chapters_and_asks_for_an_address(chapter, tmp_path, monkeypatch):
@@ -122,4 +122,4 @@ def test_make_colab_writes_the_chapters_and_asks_for_an_address(chapter, tmp_pat
         colab.main()
     monkeypatch.setenv("REPO_URL", "https://github.com/owner/book.git")
     colab.main()
-    assert "https://github.com/owner/book\\" in path.read_text()
+    assert "https://github.com/owner/book\\" in path.read_text(encoding="utf-8")

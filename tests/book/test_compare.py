@@ -36,7 +36,7 @@ def run(tmp_path, capsys):
         for name, content in records.items():
             path = tmp_path / folder / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content | {"experiment": path.stem}))
+            path.write_text(json.dumps(content | {"experiment": path.stem}), encoding="utf-8")
         return tmp_path / folder
 
     def call(fresh, kept):
@@ -107,7 +107,7 @@ def test_main_fails_where_something_is_worse_or_nothing_was_measured(tmp_path, m
     with pytest.raises(SystemExit, match="make execute"):
         compare.main()
     (tmp_path / "h200").mkdir()
-    (tmp_path / "h200" / "e.json").write_text("{}")
+    (tmp_path / "h200" / "e.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(compare, "compare", lambda: (1, 0))
     compare.main()
     assert "no ratio is worse" in capsys.readouterr().out
@@ -132,7 +132,7 @@ def counted(node):
 def test_no_two_ratios_of_a_committed_record_share_a_name(root):
     held = {}
     for path in root.glob("book/data/*/*.json"):
-        data = json.loads(path.read_text())["data"]
+        data = json.loads(path.read_text(encoding="utf-8"))["data"]
         held[path.stem] = len(compare.ratios(data))
         assert held[path.stem] == counted(data), path.stem
     assert {"ladder", "atomic_backward", "rungs_float32", "bf16_steps", "models"} <= {n for n, k in held.items() if k}

@@ -12,7 +12,7 @@ from build import effective_config, repository, site
 
 @pytest.fixture
 def base(root):
-    return yaml.safe_load((root / "_config.yml").read_text())
+    return yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
 
 
 def urls(config):
@@ -82,7 +82,7 @@ def test_without_npm_scripts_come_from_the_cdn_at_the_vendored_versions(base):
 
 def test_the_overlay_leaves_the_base_alone(base, root):
     effective_config(base, {"REPO_URL": "https://github.com/owner/book"}, vendored=True)
-    assert base == yaml.safe_load((root / "_config.yml").read_text())
+    assert base == yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
 
 
 def test_a_missing_npm_is_said_in_one_line(monkeypatch, capsys):

@@ -79,7 +79,7 @@ def contrast(one, other):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colours_contrast_with_paper(theme):
-    css = (ROOT / "book" / "theme" / "static" / "flashkat.css").read_text()
+    css = (ROOT / "book" / "theme" / "static" / "flashkat.css").read_text(encoding="utf-8")
     block = re.search(rf'html\[data-theme="{theme}"\][^{{]*{{(.*?)}}', css, re.DOTALL)[1]
     colours = dict(re.findall(r"--fk-([\w-]+): (#[0-9a-f]{6});", block))
     for name in LETTERS:

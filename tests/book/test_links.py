@@ -21,7 +21,7 @@ class Page(HTMLParser):
 
 
 def test_internal_links_resolve(html, built):
-    pages = {path.resolve(): Page(path.read_text()) for path in built}
+    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in built}
     broken = []
     for path, page in pages.items():
         for link in page.links:
@@ -40,11 +40,11 @@ def test_internal_links_resolve(html, built):
 
 def test_no_placeholder_address(built):
     for path in built:
-        assert "example.com" not in path.read_text(), path.name
+        assert "example.com" not in path.read_text(encoding="utf-8"), path.name
 
 
 def test_every_reference_says_where_it_can_be_found(root):
-    entries = (root / "book" / "references.bib").read_text().split("\n@")
+    entries = (root / "book" / "references.bib").read_text(encoding="utf-8").split("\n@")
     assert len(entries) > 40
     for entry in entries:
         assert any(f"\n  {word}" in entry for word in ("doi", "eprint", "url", "isbn")), entry.partition(",")[0]

@@ -30,8 +30,10 @@ def house(tmp_path):
     """A tree with one function and one test of it."""
     house = tmp_path / "house"
     house.mkdir()
-    (house / "double.py").write_text("def double(x):\n    return x + x if x else 0\n")
-    (house / "test_double.py").write_text("from double import double\ndef test_two():\n    assert double(2) == 4\n")
+    (house / "double.py").write_text("def double(x):\n    return x + x if x else 0\n", encoding="utf-8")
+    (house / "test_double.py").write_text(
+        "from double import double\ndef test_two():\n    assert double(2) == 4\n", encoding="utf-8"
+    )
     return house
 
 
@@ -48,7 +50,7 @@ def test_a_fault_that_survives_or_is_not_found_fails(house, capsys, monkeypatch)
     assert "| double.py | x + x → x * 3 | test_double.py::test_two |" in said
     assert "SURVIVED" in said and said.count("no longer found exactly once") == 2
     assert "1 of 4 faults noticed." in said
-    assert "x + x" in (house / "double.py").read_text()
+    assert "x + x" in (house / "double.py").read_text(encoding="utf-8")
 
 
 def test_tests_that_fail_without_a_fault_prove_nothing(house, monkeypatch):

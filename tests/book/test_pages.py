@@ -14,7 +14,7 @@ from visits import FAULTS, TOO_WIDE, move_motions, move_sliders, visit
 from flashkat_lite.lab import motion
 
 ROOT = Path(__file__).resolve().parents[2]
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 GROUPS = [page for part in TOC["parts"] for page in part["chapters"]]
 PAGES = [TOC["root"], *(page["file"] for group in GROUPS for page in (group, *group.get("sections", ())))]
 AXE = Package(
@@ -74,7 +74,7 @@ def axe(root):
         fetch((AXE,), root / "_build" / "axe")
     except subprocess.CalledProcessError:
         return None
-    return (root / "_build" / "axe" / "axe.min.js").read_text()
+    return (root / "_build" / "axe" / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -168,7 +168,7 @@ def test_what_comes_over_the_wire(browser, base, page, limit):
 
 
 def test_an_address_where_nothing_is_gets_a_page_that_stands_alone(browser, base, html):
-    text = (html / "404.html").read_text()
+    text = (html / "404.html").read_text(encoding="utf-8")
     assert "<script" not in text and text.count("<link") == text.count('<link rel="icon" href="data:,">') == 1
     with visit(browser, base, "404") as (tab, faults):
         tab.get_by_role("link").click()
@@ -186,10 +186,10 @@ def test_on_paper_there_is_the_article_alone(browser, base):
 
 def test_the_stills_are_what_the_script_draws(browser):
     for name, given in stills.settings().items():
-        assert stills.drawn(browser, name, given) == (motion.STILLS / f"{name}.html").read_text(), name
+        assert stills.drawn(browser, name, given) == (motion.STILLS / f"{name}.html").read_text(encoding="utf-8"), name
 
 
 def test_widgets_are_loaded_only_where_they_are(built):
     for page in built:
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert ("embed-amd.js" in text) == ("application/vnd.jupyter.widget-state+json" in text), page.name

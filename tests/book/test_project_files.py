@@ -21,7 +21,7 @@ SBATCH = ROOT / "examples" / "slurm" / "execute.sbatch"
 
 
 def test_both_licences_are_there_in_full():
-    code, text = (ROOT / "LICENSE").read_text(), (ROOT / "LICENSE-text").read_text()
+    code, text = (ROOT / "LICENSE").read_text(encoding="utf-8"), (ROOT / "LICENSE-text").read_text(encoding="utf-8")
     assert code.startswith("MIT License") and "WITHOUT WARRANTY OF ANY KIND" in code
     sections = re.findall(r"^Section (\d) -- ", text, re.MULTILINE)
     assert sections == list("12345678") and text.rstrip().endswith("creativecommons.org.")
@@ -29,7 +29,7 @@ def test_both_licences_are_there_in_full():
 
 
 def test_the_citation_has_what_its_format_asks_for():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0"
     assert citation.keys() >= {"message", "title", "authors", "version", "license"}
     for work in citation["references"]:
@@ -39,43 +39,43 @@ def test_the_citation_has_what_its_format_asks_for():
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
 def test_an_issue_form_is_one_that_github_shows(path):
-    form = yaml.safe_load(path.read_text())
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert form["name"] and form["description"]
     assert {item["type"] for item in form["body"]} <= INPUTS
     asked = [item for item in form["body"] if item["type"] != "markdown"]
     assert all(item["attributes"]["label"] for item in asked)
     assert len({item["id"] for item in asked}) == len(asked)
-    assert "doctor" in path.read_text()
+    assert "doctor" in path.read_text(encoding="utf-8")
 
 
 def test_there_is_a_form_for_kernels_errata_and_gpus_and_the_pages_name_theirs():
     assert [path.stem for path in FORMS] == ["erratum", "gpu", "kernel"]
-    name = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "erratum.yml").read_text())["name"]
-    assert f"*{name}*" in (ROOT / "book" / "errata.md").read_text()
+    name = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "erratum.yml").read_text(encoding="utf-8"))["name"]
+    assert f"*{name}*" in (ROOT / "book" / "errata.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_files_that_a_page_links_to_exist(name):
-    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text())
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text(encoding="utf-8"))
     assert [target for target in targets if "://" not in target and not (ROOT / target).exists()] == []
 
 
 def test_the_security_page_names_no_address_of_its_own():
-    text = (ROOT / "SECURITY.md").read_text()
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert "Report a vulnerability" in text
     assert not re.search(r"\S@\S|https?://", text)
 
 
 def test_binder_has_the_pins_and_all_that_chapters_need():
-    lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     ours = wheelhouse.pins("\n".join(lines))
-    everywhere = wheelhouse.pins((ROOT / "requirements.txt").read_text())
+    everywhere = wheelhouse.pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
     assert ours == {name: everywhere[name] for name in ours}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["lab"]]
     assert {Requirement(line).name for line in needed} <= ours.keys()
     assert "-e .[lab]" in lines
-    assert (ROOT / "binder" / "runtime.txt").read_text() == "python-3.11\n"
+    assert (ROOT / "binder" / "runtime.txt").read_text(encoding="utf-8") == "python-3.11\n"
 
 
 @pytest.fixture
@@ -83,12 +83,12 @@ def sbatch(tmp_path):
     """Runs the batch script with a stand-in for make, which writes down how it was called."""
     (tmp_path / "bin").mkdir()
     make = tmp_path / "bin" / "make"
-    make.write_text('#!/bin/sh\necho "$PWD|$PYTHONPATH|$(dirname "$TRITON_CACHE_DIR")|$*"\n')
+    make.write_text('#!/bin/sh\necho "$PWD|$PYTHONPATH|$(dirname "$TRITON_CACHE_DIR")|$*"\n', encoding="utf-8")
     make.chmod(0o755)
 
     def run(*chapters, **environment):
         environment |= {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
-        return subprocess.run(["bash", str(SBATCH), *chapters], env=environment, capture_output=True, text=True)
+        return subprocess.run(["bash", str(SBATCH), *chapters], env=environment, capture_output=True, encoding="utf-8")
 
     return run
 
@@ -109,7 +109,7 @@ def test_the_batch_script_outside_of_slurm_says_how_to_submit_it(sbatch):
 
 def test_slurm_sees_every_line_that_is_meant_for_it():
     """It stops looking at the first command."""
-    lines = SBATCH.read_text().splitlines()
+    lines = SBATCH.read_text(encoding="utf-8").splitlines()
     first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
     assert "#SBATCH --gres=gpu:1" in lines[:first]
     assert not any(line.startswith("#SBATCH") for line in lines[first:])
@@ -119,13 +119,13 @@ def test_slurm_sees_every_line_that_is_meant_for_it():
 def make(tmp_path):
     """Runs make with a stand-in for Python, in a folder with a space, and returns the words that it was called with."""
     python = tmp_path / "my python"
-    python.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
+    python.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n', encoding="utf-8")
     python.chmod(0o755)
 
     def run(*words, **environment):
         done = subprocess.run(
             ["make", "--no-print-directory", "-C", str(ROOT), f"PY={python}", *words],
-            env={**os.environ, **environment}, capture_output=True, text=True,
+            env={**os.environ, **environment}, capture_output=True, encoding="utf-8",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.split("\0")[:-1]
@@ -152,5 +152,5 @@ def test_make_takes_several_chapters_and_one_port(make):
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is missing: apt install shellcheck")
 def test_shellcheck_finds_no_fault_in_the_scripts():
-    done = subprocess.run(["shellcheck", str(SBATCH), str(ROOT / ".ci" / "run")], capture_output=True, text=True)
+    done = subprocess.run(["shellcheck", str(SBATCH), str(ROOT / ".ci" / "run")], capture_output=True, encoding="utf-8")
     assert done.stdout == ""

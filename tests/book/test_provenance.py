@@ -22,7 +22,7 @@ def record(path):
 
 @pytest.fixture(scope="module")
 def targets(root):
-    return set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def check(step, experiment, root, targets, made_by):
         assert stopped.value.code == 0
     else:
         assert words[0] == "python"
-        source = (root / words[1]).read_text()
+        source = (root / words[1]).read_text(encoding="utf-8")
         assert all(f'"{word}"' in source for word in words[2:] if word.startswith("--"))
 
 
@@ -79,12 +79,12 @@ def test_the_page_lists_every_record_with_its_pages(root):
 def test_software_is_said_once_and_where_it_differs(tmp_path):
     folder = tmp_path / "book" / "data" / "h200"
     folder.mkdir(parents=True)
-    (tmp_path / "_toc.yml").write_text("root: book/intro\n")
+    (tmp_path / "_toc.yml").write_text("root: book/intro\n", encoding="utf-8")
     good = record(RECORDS[0])
     for name, torch, count in (("a", "2.13", 1), ("b", "2.13", 2), ("c", "2.14", 1)):
         changed = {"versions": good["versions"] | {"torch": torch}, "device": good["device"] | {"count": count}}
-        (folder / f"{name}.json").write_text(json.dumps(good | changed | {"experiment": name}))
-    text = provenance.write_records_page(tmp_path).read_text()
+        (folder / f"{name}.json").write_text(json.dumps(good | changed | {"experiment": name}), encoding="utf-8")
+    text = provenance.write_records_page(tmp_path).read_text(encoding="utf-8")
     assert text.count("torch 2.13") == 1 and text.count("torch 2.14") == 1
     assert "torch 2.14" in text[text.index("(`c`)") :] and "(`b`), on 2 GPUs" in text
 
@@ -96,5 +96,5 @@ def test_every_record_is_shown_or_went_into_the_package(root):
 
 def test_without_records_the_page_says_so(tmp_path):
     (tmp_path / "book").mkdir()
-    (tmp_path / "_toc.yml").write_text("root: book/intro\n")
-    assert "None is recorded yet" in provenance.write_records_page(tmp_path).read_text()
+    (tmp_path / "_toc.yml").write_text("root: book/intro\n", encoding="utf-8")
+    assert "None is recorded yet" in provenance.write_records_page(tmp_path).read_text(encoding="utf-8")

@@ -6,7 +6,12 @@ import re
 
 def rows(root):
     """{property: [path::name, …]}"""
-    table = (root / "book" / "guarantees.md").read_text().partition(":name: table-guarantees")[2].partition("\n:::")[0]
+    table = (
+        (root / "book" / "guarantees.md")
+        .read_text(encoding="utf-8")
+        .partition(":name: table-guarantees")[2]
+        .partition("\n:::")[0]
+    )
     cells = [re.split(r"^  - ", row, flags=re.MULTILINE) for row in table.split("\n* - ")[1:]]
     assert all(len(row) == 4 for row in cells), "a row has four cells"
     return {row[0].strip(): re.findall(r"`([^`]*)`", row[3]) for row in cells[1:]}
@@ -15,7 +20,7 @@ def rows(root):
 def named_in(path):
     return {
         node.name
-        for node in ast.parse(path.read_text()).body
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
 

@@ -21,4 +21,4 @@ def test_markers_are_those_of_the_target():
 
 
 def test_every_wheel_for_the_default_target_is_pinned(root):
-    assert names() <= set(wheelhouse.pins((root / "requirements.txt").read_text()))
+    assert names() <= set(wheelhouse.pins((root / "requirements.txt").read_text(encoding="utf-8")))

@@ -27,14 +27,16 @@ runLintForFiles(JSON.parse(require("fs").readFileSync(0, "utf8"))).then((faults)
   process.stdout.write(JSON.stringify(faults), () => process.exit());
 });
 """
-LABELS = yaml.safe_load((ROOT / ".github" / "actionlint.yaml").read_text())["self-hosted-runner"]["labels"]
+LABELS = yaml.safe_load((ROOT / ".github" / "actionlint.yaml").read_text(encoding="utf-8"))["self-hosted-runner"][
+    "labels"
+]
 
 each = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 
 def read(path):
     """A workflow; YAML 1.1 reads its key `on` as True."""
-    workflow = yaml.safe_load(path.read_text())
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     return workflow | {"on": workflow[True]}
 
 
@@ -58,7 +60,7 @@ def actionlint():
     def lint(texts):
         files = [{"path": name, "data": text} for name, text in texts.items()]
         command = ["node", "-e", LINT, str(folder / "build" / "run-lint.js")]
-        done = subprocess.run(command, input=json.dumps(files), capture_output=True, text=True, check=True)
+        done = subprocess.run(command, input=json.dumps(files), capture_output=True, encoding="utf-8", check=True)
         ours = tuple(f'label "{label}" is unknown' for label in LABELS)  # this build reads no actionlint.yaml
         faults = [fault for fault in json.loads(done.stdout) if not fault["message"].startswith(ours)]
         return [f"{fault['path']}:{fault['line']}: {fault['message']}" for fault in faults]
@@ -67,7 +69,7 @@ def actionlint():
 
 
 def test_actionlint_finds_what_is_wrong_and_nothing_in_ours(actionlint):
-    texts = {path.name: path.read_text() for path in WORKFLOWS}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in WORKFLOWS}
     wrong = texts["pages.yml"].replace("needs: build", "needs: built").replace("ubuntu-latest", "ubuntu-newest")
     faults = actionlint(texts | {"wrong.yml": wrong})
     assert [fault for fault in faults if not fault.startswith("wrong.yml")] == []
@@ -80,7 +82,7 @@ def test_there_is_one_for_changes_nights_pages_and_releases():
 
 @each
 def test_every_command_is_a_make_target(path):
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     commands = [step["run"] for step in steps(path) if "run" in step]
     assert commands and {command.removeprefix("make ") for command in commands} <= set(targets)
 
@@ -123,6 +125,6 @@ def test_strangers_code_never_reaches_a_machine_of_ours(path):
 
 
 def test_the_nights_label_and_switch_are_documented():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert read(ROOT / ".github" / "workflows" / "nightly.yml")["jobs"]["execute"]["runs-on"][-1] in text
     assert "GPU_RUNNER" in text

@@ -28,7 +28,7 @@ def package(tmp_path):
     def write(name, source):
         path = tmp_path / "flashkat_lite" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source)
+        path.write_text(source, encoding="utf-8")
 
     for name, source in FACTORY.items():
         write(name, source)
@@ -37,7 +37,7 @@ def package(tmp_path):
 
 
 def stream(name, text):
-    return nbformat.v4.new_output("stream", name=name, text=text)
+    return nbformat.v4.new_output("stream", name=name, encoding="utf-8")
 
 
 def display(data):
@@ -75,7 +75,7 @@ def test_canonicalising_twice_changes_nothing(notebook, code, tmp_path):
     once = notebooks.canonical(made)
     notebooks.write(once, tmp_path / "once.ipynb")
     again = notebooks.canonical(notebooks.read(tmp_path / "once.ipynb"))
-    assert notebooks.text(again) == (tmp_path / "once.ipynb").read_text()
+    assert notebooks.text(again) == (tmp_path / "once.ipynb").read_text(encoding="utf-8")
 
 
 def test_the_given_notebook_is_left_alone(notebook, code):

@@ -27,10 +27,10 @@ def house(tmp_path):
     """A house with one chapter to come, and one module."""
     (tmp_path / "book").mkdir()
     (tmp_path / "_toc.yml").write_text(
-        "root: book/intro\nchapters:\n  - file: chapters/01_first\n  - file: book/status\n"
+        "root: book/intro\nchapters:\n  - file: chapters/01_first\n  - file: book/status\n", encoding="utf-8"
     )
     (tmp_path / "flashkat_lite").mkdir()
-    (tmp_path / "flashkat_lite" / "ops.py").write_text("x = 1\n")
+    (tmp_path / "flashkat_lite" / "ops.py").write_text("x = 1\n", encoding="utf-8")
     return tmp_path
 
 
@@ -55,7 +55,7 @@ def chapter(house, notebook, code):
 def put(folder, content, gpu="h200"):
     path = folder / gpu / f"{content['experiment']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
@@ -67,7 +67,7 @@ def test_a_fresh_record_wholly_replaces_the_older_one(tmp_path, capsys):
     newer["data"]["rows"][1]["ms"] = 9.0
     source = put(fresh, newer)
     assert record.move(fresh, kept) == (1, 0)
-    assert json.loads(older.read_text()) == newer
+    assert json.loads(older.read_text(encoding="utf-8")) == newer
     assert not source.exists()
     said = capsys.readouterr().out
     assert (
@@ -110,13 +110,13 @@ def test_nothing_to_move_says_how_to_measure(tmp_path, capsys, monkeypatch):
 
 def test_records_in_the_book_keep_to_the_schema(root):
     for path in root.glob("book/data/*/*.json"):
-        assert record.problems(json.loads(path.read_text()), path) == [], path
+        assert record.problems(json.loads(path.read_text(encoding="utf-8")), path) == [], path
 
 
 def test_a_fresh_chapter(house, chapter):
     chapter(STAMP)
     assert status.stale(house) == {}
-    page = status.write_status_page(house).read_text()
+    page = status.write_status_page(house).read_text(encoding="utf-8")
     row = page[page.index("{doc}`/chapters/01_first`") :]
     machine = "NVIDIA H200, driver 580.1, torch 2.11.0, Triton 3.6.0"
     assert row.splitlines()[1:5] == [f"  - {cell}" for cell in ("fresh", machine, "2026-11-20", "31.2")]
@@ -130,9 +130,9 @@ def test_why_a_chapter_is_stale(house, chapter):
     chapter(STAMP, "from flashkat_lite import ops as changed")
     assert status.stale(house) == {"01_first": ["its code changed"]}
     chapter(STAMP)
-    (house / "flashkat_lite" / "ops.py").write_text("x = 2\n")
+    (house / "flashkat_lite" / "ops.py").write_text("x = 2\n", encoding="utf-8")
     assert status.stale(house) == {"01_first": ["the package changed"]}
-    assert "stale: the package changed" in status.write_status_page(house).read_text()
+    assert "stale: the package changed" in status.write_status_page(house).read_text(encoding="utf-8")
 
 
 def test_release_check_fails_on_a_stale_chapter(monkeypatch, capsys):
@@ -160,7 +160,9 @@ print(json.dumps({"message": message, "fields": fields}))
 
 
 def test_a_missing_record_names_the_command_that_makes_it(environment):
-    asked = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=True)
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
     answer = json.loads(asked.stdout.splitlines()[-1])
     assert "book/data/h200/nothing.json" in answer["message"]
     assert "make execute CHAPTERS=07 && make record" in answer["message"]

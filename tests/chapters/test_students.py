@@ -25,7 +25,6 @@ import psutil
 import pytest
 import student
 import torch
-
 from flashkat_lite.lab.checks import Wrong, common
 
 CHAPTERS = notebooks.select([])
@@ -62,7 +61,7 @@ def chapter(tmp_path_factory):
             ),
         ]
     made = nbformat.v4.new_notebook(cells=cells)
-    made.cells[1].outputs = [nbformat.v4.new_output("stream", text="said")]
+    made.cells[1].outputs = [nbformat.v4.new_output("stream", encoding="utf-8")]
     made.metadata.flashkat = {"gpu": "NVIDIA H200"}
     made.metadata.widgets = {notebooks.WIDGET_STATE: {"state": {}}}
     folder = tmp_path_factory.mktemp("book")
@@ -293,7 +292,7 @@ def graded(chapter, tmp_path):
     for name, made in students.items():
         notebooks.write(made, folder / f"{name}.ipynb")
     notebooks.write(nbformat.v4.new_notebook(), folder / "bob" / "holidays.ipynb")
-    (folder / "bob" / "broken.ipynb").write_text("{")
+    (folder / "bob" / "broken.ipynb").write_text("{", encoding="utf-8")
     notebooks.write(late(chapter), folder / "late.ipynb")
     with zipfile.ZipFile(folder / "dora.zip", "w") as archive:
         archive.writestr("../hw/any.ipynb", bare(chapter))
@@ -346,10 +345,12 @@ def test_a_class_of_all_kinds(graded, subtests):
         assert points(graded, "prey/crashes") == ["0", "0", "4"]
         first, second, _ = messages(graded, "prey/crashes")
         assert "process ended" in first and "more than 2 GiB" in second
-        assert "put out too much" in (graded[0] / "feedback/prey/crashes.ipynb.html").read_text()
+        assert "put out too much" in (graded[0] / "feedback/prey/crashes.ipynb.html").read_text(encoding="utf-8")
     with subtests.test("a cell that prints too much fails and the notebook goes on"):
         assert points(graded, "bob/partly")[0] == "2"
-        assert "prints at most 1,000,000 characters" in (graded[0] / "feedback/bob/partly.ipynb.html").read_text()
+        assert "prints at most 1,000,000 characters" in (graded[0] / "feedback/bob/partly.ipynb.html").read_text(
+            encoding="utf-8"
+        )
     with subtests.test("a hang that ignores interrupts keeps what was earned before"):
         assert points(graded, "hangs") == ["2", "0", "0"]
         assert messages(graded, "hangs")[2].startswith("TimeoutError")
@@ -360,17 +361,17 @@ def test_a_class_of_all_kinds(graded, subtests):
         assert points(graded, "late") == ["2", "3", "4"]
         notes = [row[6] for row in graded[1]["late.ipynb"].values()]
         assert notes[0] == "" and all("later definition is counted" in note for note in notes[1:])
-        assert "later definition is counted" in (graded[0] / "feedback" / "late.ipynb.html").read_text()
+        assert "later definition is counted" in (graded[0] / "feedback" / "late.ipynb.html").read_text(encoding="utf-8")
     with subtests.test("a notebook in a zip without ids or metadata finds the file beside it"):
         name = "dora.zip/../hw/any"
         assert points(graded, name) == ["2", "3", "4"]
         assert graded[1]["dora.zip/../hw/helpers.py"][""][4].startswith("passed over: not a notebook, brought along")
     with subtests.test("a page of feedback holds points message meaning and the hint of what was missed"):
-        page = (graded[0] / "feedback" / "cheats.ipynb.html").read_text()
+        page = (graded[0] / "feedback" / "cheats.ipynb.html").read_text(encoding="utf-8")
         assert "<strong>4 of 9 points</strong>" in page
         assert "expected 6, got 0" in page and grade_feedback.MEANINGS["Wrong"] in page
         assert "Hint: twice &lt;b&gt;" in page and "times itself" not in page
-        index = (graded[0] / "feedback" / "index.html").read_text()
+        index = (graded[0] / "feedback" / "index.html").read_text(encoding="utf-8")
         assert 'href="ann/deletes.ipynb.html"' in index
         assert "<td>01-1</td><td>5</td><td>8</td><td>62%</td>" in index
 
@@ -477,7 +478,7 @@ def test_no_name_keeps_the_others_from_their_grades(quick, chapter, tmp_path, wh
     for name, _ in ODD.values():
         path = os.fsencode(folder) + b"/" + name + (b".ipynb" if where == "file" else b"/01_first.ipynb")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        Path(os.fsdecode(path)).write_text(text)
+        Path(os.fsdecode(path)).write_text(text, encoding="utf-8")
     notebooks.write(submission(chapter), folder / "zoe.ipynb")
     grade.main([str(folder)])
     ending = ".ipynb" if where == "file" else "/01_first.ipynb"
@@ -485,7 +486,8 @@ def test_no_name_keeps_the_others_from_their_grades(quick, chapter, tmp_path, wh
     assert {*names} == {f"{shown}{ending}" for _, shown in ODD.values()} | {"zoe.ipynb"}
     assert [line[2] for line in table(folder) if line[1] == "01-1"] == ["2"] * len(names)
     pages = [path for path in (folder / "feedback").rglob("*.html") if path.name != "index.html"]
-    assert len(pages) == len(names) and "could not be written" not in (folder / "grades.csv").read_text()
+    grades = (folder / "grades.csv").read_text(encoding="utf-8")
+    assert len(pages) == len(names) and "could not be written" not in grades
     assert f"{len(names)} notebook(s), 0 passed over" in capsys.readouterr().out
     (folder / "feedback" / "index.html").read_text(encoding="utf-8")
 
@@ -532,16 +534,16 @@ def test_everything_that_was_handed_in_is_graded_or_listed_with_why(quick, chapt
     text, folder = notebooks.text(submission(chapter)), tmp_path / "class"
     for name in ("a.IPYNB", "b.ipynb.txt", "c/01.ipynb", "c/plots/p.png", "d.py", "e/f/notes.txt", "g.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text if "ipynb" in name.lower() else "{}")
+        (folder / name).write_text(text if "ipynb" in name.lower() else "{}", encoding="utf-8")
     for name in ("__MACOSX/._c.ipynb", "._c.ipynb", "c/.ipynb_checkpoints/01-checkpoint.ipynb", ".DS_Store"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / "empty").mkdir()
     (folder / "h").symlink_to(folder / "c")
     (folder / "i.ipynb").symlink_to(tmp_path / "nowhere")
-    (folder / "j.zip").write_text("no zip")
+    (folder / "j.zip").write_text("no zip", encoding="utf-8")
     os.mkfifo(folder / "k.ipynb")
-    (folder / "l.tar.gz").write_text("")
+    (folder / "l.tar.gz").write_text("", encoding="utf-8")
     grade.main([str(folder)])
     grade.main([str(folder)])  # what the first run wrote is handed in by nobody
     assert {line[0] for line in table(folder) if line[2] == "2"} == {"a.IPYNB", "b.ipynb.txt", "c/01.ipynb"}
@@ -564,7 +566,7 @@ def test_everything_that_was_handed_in_is_graded_or_listed_with_why(quick, chapt
 
 
 def test_a_folder_without_any_notebook_fails_and_says_so(quick, tmp_path):
-    (tmp_path / "a.py").write_text("")
+    (tmp_path / "a.py").write_text("", encoding="utf-8")
     with pytest.raises(SystemExit, match="No notebook was found"):
         grade.main([str(tmp_path)])
     assert row_of(tmp_path, "a.py", "")[4] == "passed over: not a notebook"
@@ -608,7 +610,7 @@ def test_a_zip_leads_nowhere_and_fills_nothing(quick, chapter, tmp_path, monkeyp
 def test_files_are_brought_along_only_from_a_notebooks_own_folder(tmp_path):
     for name in ("a/01.ipynb", "a/mine.py", "a/02.zip", "a/large.csv", "b/02.ipynb", "b/other.py", "c.ipynb", "top.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x" * (2_000_000 if "large" in name else 1))
+        (tmp_path / name).write_text("x" * (2_000_000 if "large" in name else 1), encoding="utf-8")
     brought = {}
     [*grade_collect.Collection(tmp_path, tmp_path, lambda name, _, beside: brought.update({name: {*beside}}))]
     assert brought == {"01.ipynb": {"mine.py"}, "02.ipynb": {"other.py"}, "c.ipynb": set()}
@@ -621,7 +623,7 @@ def test_regrading_replaces_the_rows_of_each_file_as_it_is_graded(quick, chapter
     for name in ("a", "b", "gone"):
         notebooks.write(submission(chapter), tmp_path / f"{name}.ipynb")
     grade.main([str(tmp_path)])
-    first = (tmp_path / "grades.csv").read_text()
+    first = (tmp_path / "grades.csv").read_text(encoding="utf-8")
     (tmp_path / "gone.ipynb").unlink()
     quick.said = {}
 
@@ -635,7 +637,7 @@ def test_regrading_replaces_the_rows_of_each_file_as_it_is_graded(quick, chapter
     assert points["gone"] == "2" and sorted([points["a"], points["b"]]) == ["0", "2"]
     assert row_of(tmp_path, "gone.ipynb")[6] == "the file is gone"
     (dated,) = tmp_path.glob("grades.2*.csv")
-    assert dated.read_text() == first
+    assert dated.read_text(encoding="utf-8") == first
     monkeypatch.undo()
 
 
@@ -643,7 +645,7 @@ def test_regrading_replaces_the_rows_of_each_file_as_it_is_graded(quick, chapter
 def test_a_run_that_ends_early_leaves_every_grade_that_was_there(quick, chapter, tmp_path, monkeypatch, moment):
     notebooks.write(submission(chapter), tmp_path / "a.ipynb")
     grade.main([str(tmp_path)])
-    first = (tmp_path / "grades.csv").read_text()
+    first = (tmp_path / "grades.csv").read_text(encoding="utf-8")
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -656,7 +658,7 @@ def test_a_run_that_ends_early_leaves_every_grade_that_was_there(quick, chapter,
     monkeypatch.setattr(holder, name, stop)
     with pytest.raises(SystemExit, match="Stopped"):
         grade.main([str(tmp_path)])
-    assert (tmp_path / "grades.csv").read_text() == first
+    assert (tmp_path / "grades.csv").read_text(encoding="utf-8") == first
 
 
 def test_a_grade_stays_where_the_grader_fails_later(quick, chapter, tmp_path, monkeypatch):
@@ -691,7 +693,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(grade_table.os, "replace", lambda *_: 1 / 0)
     with contextlib.suppress(ZeroDivisionError):
         grade_table.replace(path, "new")
-    assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
+    assert path.read_text(encoding="utf-8") == "old" and [*tmp_path.iterdir()] == [path]
 
 
 def test_corrections_by_hand_outlive_every_run(quick, chapter, tmp_path, capsys):
@@ -706,15 +708,15 @@ def test_corrections_by_hand_outlive_every_run(quick, chapter, tmp_path, capsys)
         assert row_of(tmp_path, "'=b.ipynb")[2] == "0"
     printed = capsys.readouterr().out
     assert "overrides.csv: no 01-1 of 'nobody'" in printed and "overrides.csv, line 5" in printed
-    assert "By hand: typo." in (tmp_path / "feedback" / "a.ipynb.html").read_text()
-    (tmp_path / "overrides.csv").write_text("a.ipynb,01-2,1\n")
+    assert "By hand: typo." in (tmp_path / "feedback" / "a.ipynb.html").read_text(encoding="utf-8")
+    (tmp_path / "overrides.csv").write_text("a.ipynb,01-2,1\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="must name the columns"):
         grade.main([str(tmp_path)])
 
 
 def test_a_correction_reaches_a_file_that_cannot_be_run(quick, chapter, tmp_path):
-    (tmp_path / "a.ipynb").write_text("{")
-    (tmp_path / "overrides.csv").write_text("file,exercise,points,comment\na.ipynb,01-3,4,on paper\n")
+    (tmp_path / "a.ipynb").write_text("{", encoding="utf-8")
+    (tmp_path / "overrides.csv").write_text("file,exercise,points,comment\na.ipynb,01-3,4,on paper\n", encoding="utf-8")
     grade.main([str(tmp_path)])
     assert row_of(tmp_path, "a.ipynb", "01-3")[2:4] == ["4", "4"]
 
@@ -738,14 +740,14 @@ def test_grades_go_where_out_says(quick, chapter, tmp_path):
 
 def test_a_folder_that_cannot_be_written_gets_one_line(quick, chapter, tmp_path):
     notebooks.write(submission(chapter), tmp_path / "in" / "a.ipynb")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"Grades cannot be kept there .*OUT=folder"):
         grade.main([str(tmp_path / "in"), "--out", str(tmp_path / "file" / "out")])
 
 
 def test_a_clone_that_cannot_be_written_grades_all_the_same(quick, chapter, tmp_path, monkeypatch):
     notebooks.write(submission(chapter), tmp_path / "in" / "a.ipynb")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(notebooks, "BUILD", tmp_path / "file" / "_build")
     grade.main([str(tmp_path / "in")])
     assert row_of(tmp_path / "in", "a.ipynb")[2] == "2"
@@ -776,19 +778,19 @@ def test_packages_of_the_user_site_are_found_under_another_home(tmp_path, monkey
     base = tmp_path / "base"
     mine = base / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages" / "mine.py"
     mine.parent.mkdir(parents=True)
-    mine.write_text("print('found')")
+    mine.write_text("print('found')", encoding="utf-8")
     monkeypatch.setattr(site, "ENABLE_USER_SITE", True)
     monkeypatch.setattr(site, "getuserbase", lambda: str(base))
     env = grade.surroundings(tmp_path / "place", grade.Limits())
     python = Path(sys.base_prefix) / "bin" / "python3"  # a virtual environment has no user site
-    done = subprocess.run([str(python), "-c", "import mine"], env=env, capture_output=True, text=True)
+    done = subprocess.run([str(python), "-c", "import mine"], env=env, capture_output=True, encoding="utf-8")
     assert done.stdout == "found\n", done.stderr
 
 
 def test_a_kernel_that_does_not_start_says_its_last_words(chapter, environment, monkeypatch, tmp_path):
     words = "import sys; print('first\\nlast words', file=sys.stderr); sys.exit(3)"
     broken = tmp_path / "broken.py"
-    broken.write_text(words.replace("\\\\n", "\\n"))
+    broken.write_text(words.replace("\\\\n", "\\n"), encoding="utf-8")
     monkeypatch.setattr(grade_kernel, "__file__", str(broken))
     process = grade.Process(grade.assemble(submission(chapter), chapter).cells, tmp_path / "p", grade.Limits(), 1e12)
     with pytest.raises(RuntimeError, match="last words"):
@@ -806,7 +808,7 @@ def test_interrupting_keeps_what_is_graded(chapter, tmp_path, monkeypatch):
     monkeypatch.setattr(grade_feedback.Graded, "line", interrupt)  # Ctrl-C as the first result is announced
     with pytest.raises(SystemExit, match="Stopped: 1 of 2"):
         grade.main([str(tmp_path)])
-    assert (tmp_path / "grades.csv").read_text().count("ipynb,01-1,2,2,") == 1
+    assert (tmp_path / "grades.csv").read_text(encoding="utf-8").count("ipynb,01-1,2,2,") == 1
 
 
 def test_a_missing_folder_gets_one_line():
@@ -832,15 +834,15 @@ for act in (lambda: open({outside!r}, "a"), lambda: os.remove({outside!r}), lamb
 
 def test_a_notebook_writes_in_its_own_folder_only(tmp_path):
     outside, inside = tmp_path / "outside", tmp_path / "inside"
-    outside.write_text("kept")
+    outside.write_text("kept", encoding="utf-8")
     inside.mkdir()
     script = CONFINED.format(tools=str(Path(grade.__file__).parent), inside=str(inside), outside=str(outside))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
     if done.returncode == 77:
         pytest.skip("this system lets no process confine itself")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("refused") >= 3, "signals are kept in since Linux 6.12"
-    assert (inside / "new").read_text() == "written" and outside.read_text() == "kept"
+    assert (inside / "new").read_text(encoding="utf-8") == "written" and outside.read_text(encoding="utf-8") == "kept"
 
 
 class Agrees(torch.Tensor):

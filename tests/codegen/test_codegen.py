@@ -274,9 +274,9 @@ def test_amds_mi300_compiles(name, dtype):
 def script(tmp_path, text, **environment):
     """What a file prints when it runs as __main__, as a notebook's cells do."""
     path = tmp_path / "cell.py"
-    path.write_text(textwrap.dedent(text))
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | environment
-    done = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, path], env=environment, capture_output=True, encoding="utf-8")
     assert not done.returncode, done.stderr
     return done.stdout.split()
 

@@ -59,13 +59,15 @@ def start(script, root):
         many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
         environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *many, str(script), *arguments]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+        )
 
     return begin
 
 
 def rows(folder):
-    with (folder / "log.csv").open(newline="") as file:
+    with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -175,7 +177,7 @@ def pictures(tmp_path):
             (tmp_path / part / name).mkdir(parents=True)
             for i in range(4):
                 Image.new("RGB", (40, 30), colour).save(tmp_path / part / name / f"{i}.png")
-            (tmp_path / part / name / "notes.txt").write_text("no picture")
+            (tmp_path / part / name / "notes.txt").write_text("no picture", encoding="utf-8")
     return tmp_path
 
 
@@ -248,6 +250,6 @@ def test_a_checkpoint_of_another_run_is_refused(train_kat, refusal, tmp_path):
 def test_a_finished_run_does_nothing_more(train_kat, tmp_path):
     common = ["digits", *MODEL, "--steps", "2", "--out", str(tmp_path)]
     first = train_kat.main(common)
-    before = (tmp_path / "log.csv").read_text()
+    before = (tmp_path / "log.csv").read_text(encoding="utf-8")
     assert train_kat.main(common) == first
-    assert (tmp_path / "log.csv").read_text() == before
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == before

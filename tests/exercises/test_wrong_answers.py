@@ -177,7 +177,7 @@ def test_a_check_imports_its_own_chapter_alone():
     code = "import sys; from flashkat_lite import lab; lab.check('05-3', lambda words: 1)"
     found = "print([name[-4:] for name in sys.modules if name.startswith('flashkat_lite.lab.exercises.ch')])"
     script = f"try:\n    {code}\nexcept AssertionError:\n    {found}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.splitlines()[-1] == "['ch05']"
 
 

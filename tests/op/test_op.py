@@ -191,7 +191,7 @@ def python(text):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text)], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", textwrap.dedent(text)], env=environment, capture_output=True, encoding="utf-8"
     )
     assert not done.returncode, done.stderr
     return done.stdout.split()

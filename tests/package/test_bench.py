@@ -77,7 +77,7 @@ def test_other_shapes_and_the_sweep_run_in_the_interpreter():
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     assert not done.returncode, done.stderr
     shapes, found = json.loads(done.stdout.splitlines()[-1])
     assert [(tuple(s["degrees"]), s["width"]) for s in shapes[::2]] == [(d, w) for d, w in shapes.SHAPES[::4]]
@@ -120,7 +120,7 @@ def test_bench_writes_a_record(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "other_measurements", lambda data: {"pairs": len(data["results"])})
     out = tmp_path / "deep" / "ladder.json"
     assert command.main(["bench", "--out", str(out)]) == 0
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert set(record) == {"experiment", "title", "device", "versions", "date", "command", "data"}
     assert record["experiment"] == "ladder" and record["device"]["slug"] == "h200"
     assert record["data"] == {"results": [], "pairs": 0}
@@ -145,7 +145,7 @@ def test_the_ladder_verifies_then_times_every_rung(tmp_path):
         print("\\n" + json.dumps(data))
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
-    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("agrees with the reference") == 2
     results = json.loads(answer.stdout.splitlines()[-1])["results"]

@@ -119,5 +119,5 @@ def test_the_fit_for_another_denominator_fails_here_as_the_docstring_says():
 
 def test_importing_the_package_needs_no_scipy_and_no_triton():
     code = "import sys, flashkat_lite; print({'scipy', 'triton'} & set(sys.modules))"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert answer.stdout.strip() == "set()"

@@ -66,7 +66,7 @@ def test_without_triton_doctor_says_whether_it_can_be_had(monkeypatch, system, w
 @without_gpu
 def test_the_command_runs_where_triton_cannot_be_imported(tmp_path):
     """As on macOS and Windows: a stand-in that refuses comes first on the path."""
-    (tmp_path / "triton.py").write_text("raise ImportError('no Triton here')")
+    (tmp_path / "triton.py").write_text("raise ImportError('no Triton here')", encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(Path(doctor.__file__).parents[1])])
     code = (
         "import flashkat_lite.__main__ as c; from flashkat_lite import hardware;"
@@ -117,7 +117,7 @@ def test_counters_are_readable_by_administrators_or_by_all_as_the_driver_was_tol
         "self/status": f"Name:\tpython\nCapPrm:\t{'f' * 16}\nCapEff:\t{capabilities}\n",
     }.items():
         (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(text)
+        (tmp_path / path).write_text(text, encoding="utf-8")
     assert doctor.may_read_counters(tmp_path) is expected
 
 

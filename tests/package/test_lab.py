@@ -72,7 +72,7 @@ def test_with_a_gpu_a_measurement_is_live_and_kept(library):
     folder, machine = library
     machine("NVIDIA L4", "l4")
     made = records.measure("speed", "A speed", lambda: {"ms": 1.5}, command="make speed")
-    kept = json.loads((folder / "_build" / "records" / "l4" / "speed.json").read_text())
+    kept = json.loads((folder / "_build" / "records" / "l4" / "speed.json").read_text(encoding="utf-8"))
     assert made.live and made.source.startswith("measured here on NVIDIA L4")
     assert kept["data"] == {"ms": 1.5} and kept["command"] == "make speed" and "live" not in kept
 
@@ -100,7 +100,7 @@ def test_a_table_shows_every_gpu_that_has_a_record(library, shown):
         path = folder / "book" / "data" / slug / "e.json"
         path.parent.mkdir()
         fields = {**record(name, slug, data=[{"what": "copy", "ms": 1.25}]).__dict__}
-        path.write_text(json.dumps({k: v for k, v in fields.items() if k != "live"}))
+        path.write_text(json.dumps({k: v for k, v in fields.items() if k != "live"}), encoding="utf-8")
     records.table({"what": "what", "ms": "time (ms)|.2f"}, lambda data: data, records.load("e"))
     assert "NVIDIA L4" in shown[0] and "NVIDIA H200" in shown[0] and shown[0].count("1.25") == 2
     assert shown[0].count('<th scope="col">') == 3

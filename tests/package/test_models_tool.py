@@ -318,7 +318,7 @@ def test_quick_is_tiny_and_eager_and_writes_only_where_told(on_a_gpu, tmp_path):
     assert on_a_gpu.asked[0][2] < models.ROUNDS and not on_a_gpu.path.exists()
     out = tmp_path / "elsewhere" / "models.json"
     models.main(["--quick", "--out", str(out)])
-    assert json.loads(out.read_text())["command"] == "python book/tools/models.py --quick"
+    assert json.loads(out.read_text(encoding="utf-8"))["command"] == "python book/tools/models.py --quick"
 
 
 @pytest.mark.parametrize("arguments", [["--sizes", "huge"], ["--modes", "fast"], ["--variants", "swin"]])

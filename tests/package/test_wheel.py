@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 
+import notebooks
 import pytest
 import tomllib
 import yaml
@@ -48,7 +49,7 @@ def wheel(root, tmp_path_factory):
     pytest.importorskip("build")
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(root)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(out.glob("*.tar.gz"))) == 1
     (made,) = out.glob("*.whl")
@@ -57,7 +58,7 @@ def wheel(root, tmp_path_factory):
 
 def test_it_holds_the_whole_package_and_nothing_else(wheel, root):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = [path for path in (root / "flashkat_lite").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = notebooks.files(root / "flashkat_lite", without=("__pycache__",))
     ours = {path.relative_to(root).as_posix() for path in files}
     assert held == ours and "flashkat_lite/py.typed" in ours
 
@@ -78,14 +79,16 @@ def test_it_installs_and_works_elsewhere(wheel, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", USE, str(site)]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment | {"PYTHONPATH": str(site)}, capture_output=True, text=True
+        command, cwd=tmp_path, env=environment | {"PYTHONPATH": str(site)}, capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
     assert "usage: python -m flashkat_lite doctor" in done.stdout
 
 
 def test_one_version_everywhere(root):
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    citation = yaml.safe_load((root / "CITATION.cff").read_text())
-    heading = next(line for line in (root / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    heading = next(
+        line for line in (root / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line.startswith("## ")
+    )
     assert flashkat_lite.__version__ == project["version"] == citation["version"] == heading.strip("# ").split(",")[0]

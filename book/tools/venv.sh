@@ -1,0 +1,49 @@
+# For the Makefile: `sh book/tools/venv.sh [PYTHON]` installs requirements.txt into .venv, which it makes with PYTHON, or
+# the first Python on the PATH that fits. `--stale` prints "anew" where .venv was finished and serves no longer: its
+# Python is gone, or this clone was copied or moved, and what was installed belongs to the other place.
+set -eu
+cd "$(dirname "$0")/../.."
+pinned='(3, 11) <= sys.version_info[:2] <= (3, 14)'
+
+# Prints why a Python cannot make .venv; nothing where it can.
+why_not() {
+  command -v "$1" >/dev/null || { echo "is not there"; return; }
+  "$1" -c "
+import sys
+if not $pinned:
+    sys.exit('is Python ' + sys.version.split()[0])
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit('lacks its venv module (on Debian: apt install python3.%d-venv)' % sys.version_info[1])
+" 2>&1 | head -n 1
+}
+
+if [ "${1-}" = --stale ]; then
+  [ ! -e .venv/.ready ] || .venv/bin/python -I -c '
+import importlib.util, os, pip, sys
+sys.exit(not os.path.realpath(importlib.util.find_spec("flashkat_lite").origin).startswith(sys.argv[1]))
+' "$(pwd -P)/" >/dev/null 2>&1 || echo anew
+  exit
+fi
+
+[ -w . ] || { echo "No .venv can be made here: this folder is not writable. PY=python3 uses a Python that is ready" >&2; exit 1; }
+if ! .venv/bin/python -I -c "import pip, sys; sys.exit(not $pinned)" >/dev/null 2>&1; then
+  [ -n "${1-}" ] || set -- python3 python3.14 python3.13 python3.12 python3.11
+  reasons='' chosen=''
+  for python; do
+    reason=$(why_not "$python")
+    [ -n "$reason" ] || { chosen=$python; break; }
+    reasons="$reasons  $python $reason
+"
+  done
+  if [ -z "$chosen" ]; then
+    printf 'Python 3.11 to 3.14 is needed, with its venv module:\n%s' "$reasons" >&2
+    echo "Install one, or name it: make PYTHON=/path/to/python3" >&2
+    exit 1
+  fi
+  echo "Setting up .venv with $("$chosen" -V): about 2 GB and a few minutes, once"
+  "$chosen" -m venv --clear .venv
+fi
+.venv/bin/python -m pip install --disable-pip-version-check -q --progress-bar on -r requirements.txt
+touch .venv/.ready

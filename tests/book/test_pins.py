@@ -1,0 +1,55 @@
+"""requirements.txt installs on every Python that the README promises; uv asks the index, for metadata only."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wheelhouse
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMISE = r"Python 3\.(\d+) to 3\.(\d+)"
+FIRST, LAST = map(int, re.search(PROMISE, (ROOT / "README.md").read_text(encoding="utf-8")).groups())
+PATCH = {11: 2}  # Debian 12 has 3.11.2
+PYTHONS = [f"3.{minor}.{PATCH.get(minor, 0)}" for minor in range(FIRST, LAST + 1)]
+CUDA = ("nvidia-", "cuda-")  # what PyPI's torch brings on Linux, in the versions that it asks for
+
+
+def resolve(requirements, python, folder):
+    """(name: version of all that these requirements bring on that Python, what uv said)."""
+    uv = pytest.importorskip("uv", reason="uv is missing: pip install -r requirements.txt")
+    command = [uv.find_uv_bin(), "pip", "compile", str(requirements), "--no-header", "--no-annotate", "--no-config"]
+    command += ["--python", sys.executable, "--python-version", python, "--python-platform", "x86_64-manylinux_2_36"]
+    command += ["--only-binary", ":all:", "--cache-dir", str(folder / "cache")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    if done.returncode == 2 and "Failed to fetch" in done.stderr:
+        pytest.skip(f"no package index answers: {done.stderr.strip().splitlines()[-1].strip()}")
+    return wheelhouse.pins(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_pins_resolve_and_leave_nothing_to_chance(python, tmp_path):
+    found, said = resolve(ROOT / "requirements.txt", python, tmp_path)
+    pinned = wheelhouse.pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    assert found, said
+    assert "yanked" not in said, said
+    free = {name: version for name, version in found.items() if not name.startswith(CUDA)}
+    assert free.items() <= pinned.items()
+
+
+def test_a_pin_that_asks_for_a_newer_python_is_noticed(tmp_path):
+    asks = tmp_path / "requirements.txt"
+    asks.write_text("soupsieve==4.1.1\n", encoding="utf-8")  # Python 3.11.5
+    assert resolve(asks, PYTHONS[-1], tmp_path)[0] == {"soupsieve": "4.1.1"}
+    found, said = resolve(asks, "3.11.2", tmp_path)
+    assert not found and "3.11.5" in said
+
+
+def test_all_places_promise_the_same_pythons(root):
+    for name in ("README.md", "CONTRIBUTING.md", "book/running.md", "book/tools/venv.sh"):
+        text = (root / name).read_text(encoding="utf-8")
+        assert set(re.findall(PROMISE, text)) == {(str(FIRST), str(LAST))}, name
+        assert "3.11 or newer" not in text, name
+    compared = re.search(r"\(3, (\d+)\) <= sys\.version_info\[:2\] <= \(3, (\d+)\)", text)
+    assert compared.groups() == (str(FIRST), str(LAST))

@@ -1,0 +1,149 @@
+"""The .venv that `make` sets up: by which Python, what is said where none fits, and when it is made anew."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ("sh", "make", "head", "dirname", "touch", "mkdir", "cat", "getconf", "expr", "sed")
+# A Python of another version, as far as the script asks: it runs code, says its version, and makes an environment whose
+# Python writes down what is installed.
+STAND_IN = """\
+#!/bin/sh
+case "$1" in
+  -c) exec "{python}" -c "import sys; sys.version_info = {version!r} + ('final', 0); sys.version = '{dotted} x'
+for name in {without!r}: sys.modules[name] = None
+exec(sys.argv[1])" "$2";;
+  -V) echo "Python {dotted}";;
+  -m) mkdir -p .venv/bin; cat "$0.made" > .venv/bin/python; chmod +x .venv/bin/python;;
+esac
+"""
+MADE = """\
+#!/bin/sh
+[ "$1" = -m ] && echo "{name} $*" >> installed && exit
+exit {finished}
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone with the Makefile and nothing to build, and a PATH that is empty but for the tools it needs."""
+    folder, bin = tmp_path / "a clone", tmp_path / "my bin"
+    (folder / "book" / "tools").mkdir(parents=True)
+    bin.mkdir()
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "book/tools/venv.sh"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in (*NEEDED, "chmod"):
+        (bin / name).symlink_to(shutil.which(name))
+    return Clone(folder, bin)
+
+
+class Clone:
+    def __init__(self, folder, bin):
+        self.folder, self.bin = folder, bin
+
+    def python(self, name, *version, without=(), finished=0):
+        path, dotted = self.bin / name, ".".join(map(str, version))
+        text = STAND_IN.format(python=sys.executable, version=version, dotted=dotted, without=without)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+        path.with_name(f"{name}.made").write_text(MADE.format(name=name, finished=finished), encoding="utf-8")
+
+    def make(self, *words):
+        environ = {"PATH": str(self.bin), "LC_ALL": "C.UTF-8"}
+        command = ["make", "--no-print-directory", ".venv/.ready", *words]
+        return subprocess.run(command, cwd=self.folder, env=environ, capture_output=True, encoding="utf-8")
+
+    @property
+    def installed(self):
+        """The Python of each installation so far."""
+        log = self.folder / "installed"
+        return [line.split()[0] for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+def test_the_first_python_that_fits_is_taken_and_only_once(clone):
+    clone.python("python3", 3, 9, 2)
+    clone.python("python3.13", 3, 13, 0, without=("ensurepip",))
+    clone.python("python3.12", 3, 12, 1)
+    clone.python("python3.11", 3, 11, 2)
+    done = clone.make()
+    assert done.returncode == 0 and "with Python 3.12.1" in done.stdout, done.stderr
+    assert clone.make().returncode == 0
+    assert clone.installed == ["python3.12"]
+
+
+def test_changed_requirements_are_installed_into_the_same_environment(clone):
+    clone.python("python3", 3, 11, 2)
+    clone.make()
+    clone.python("python3", 3, 12, 1)
+    os.utime(clone.folder / "requirements.txt", (4e9, 4e9))
+    done = clone.make()
+    assert "Setting up" not in done.stdout and clone.installed == ["python3", "python3"]
+
+
+def test_where_no_python_fits_each_is_named_with_the_reason(clone):
+    clone.python("python3", 3, 9, 2)
+    clone.python("python3.12", 3, 12, 1, without=("ensurepip",))
+    done = clone.make()
+    assert done.returncode != 0 and not clone.installed and not (clone.folder / ".venv").exists()
+    assert "Python 3.11 to 3.14 is needed" in done.stderr
+    assert "python3 is Python 3.9.2" in done.stderr
+    assert "python3.12 lacks its venv module (on Debian: apt install python3.12-venv)" in done.stderr
+    assert "python3.13 is not there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "version, taken", [((3, 10, 14), False), ((3, 11, 0), True), ((3, 14, 3), True), ((3, 15, 0), False)]
+)
+def test_a_python_is_taken_from_the_first_to_the_last_that_is_pinned_for(clone, version, taken):
+    clone.python("python3", *version)
+    assert (clone.make().returncode == 0) == taken
+    assert clone.installed == ["python3"] * taken
+
+
+def test_the_python_that_is_named_is_the_only_one_asked(clone):
+    clone.python("python3", 3, 12, 1)
+    clone.python("old python", 3, 10, 1)
+    done = clone.make("PYTHON=old python")
+    assert done.returncode != 0 and "old python is Python 3.10.1" in done.stderr and "python3 " not in done.stderr
+    clone.python("new python", 3, 13, 1)
+    assert clone.make("PYTHON=new python").returncode == 0
+    assert "new" in clone.installed
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(clone):
+    clone.python("python3", 3, 12, 1)
+    clone.make()
+    (clone.folder / ".venv" / "bin" / "python").unlink()
+    (clone.folder / ".venv" / "bin" / "python").symlink_to(clone.folder / "gone")
+    assert clone.make().returncode == 0
+    assert clone.installed == ["python3", "python3"]
+
+
+def test_a_copied_clone_installs_itself_anew(clone):
+    """Here with a real environment: what was installed belongs to the clone that it was copied from."""
+    folder = clone.folder
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True)
+    (folder / ".venv" / ".ready").touch()
+    (folder / "flashkat_lite").mkdir()
+    (folder / "flashkat_lite" / "__init__.py").touch()
+    (site,) = folder.glob(".venv/lib/python*/site-packages")
+    (site / "pip.py").touch()
+    (site / "editable.pth").write_text(f"{folder}\n", encoding="utf-8")
+    copied = shutil.copytree(folder, folder.parent / "copied", symlinks=True)
+    said = [
+        subprocess.run(["sh", "book/tools/venv.sh", "--stale"], cwd=place, capture_output=True, encoding="utf-8").stdout
+        for place in (folder, copied)
+    ]
+    assert said == ["", "anew\n"]
+
+
+def test_tools_find_one_another_where_python_keeps_to_safe_paths():
+    command = ["make", "--no-print-directory", f"PY={sys.executable}", "colab", "REPO_URL="]
+    environ = os.environ | {"PYTHONSAFEPATH": "1", "GITHUB_REPOSITORY": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, encoding="utf-8")
+    assert "Say where the repository is" in done.stderr, done.stderr
