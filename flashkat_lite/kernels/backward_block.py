@@ -41,7 +41,7 @@ def backward_block_kernel(
     row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     first = (tl.program_id(0) % tiles_per_group) * COLUMNS
     column = first + tl.arange(0, COLUMNS)[None, :]  # [1, COLUMNS]
-    # In whole vectors: the compiler sees that one is mask or outside as a whole.
+    # In whole vectors: the compiler sees that one is inside or outside as a whole.
     mask = (row < rows) & (column // VECTOR < vectors_per_group)
     start = group * vectors_per_group
     x_ptrs = x_ptr + (row * x_stride + start) * VECTOR + column  # [ROWS, COLUMNS]
