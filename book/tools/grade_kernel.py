@@ -16,6 +16,7 @@ import importlib.abc
 import importlib.util
 import io
 import json
+import linecache
 import os
 import resource
 import signal
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from ipykernel import iostream, ipkernel, kernelapp
 
-CHECKS = "flashkat_lite.lab.checks"
+CHECKS = "flashkat_lite.lab.exercises"
 REQUEST = "#flashkat "
 AGAIN = "-again"  # ends the id of a check that is run once more, at the notebook's end
 FILE_LIMIT = 2**30  # bytes
@@ -36,7 +37,7 @@ WATCHED = {
     *("itertools", "json", "json.encoder", "math", "numpy", "numpy.testing", "operator", "os", "signal", "statistics"),
     *("time", "torch", "torch._tensor", "torch.autograd", "torch.cuda", "torch.linalg", "torch.nn.functional"),
     *("torch.testing", "torch.utils.benchmark", "triton", "triton.language", "triton.runtime.interpreter", "types"),
-    *("unittest.mock",),
+    *("linecache", "unittest.mock"),
 }
 
 
@@ -98,7 +99,7 @@ def snapshot():
     """Keeps the functions and classes of the watched modules; returns what puts them back."""
     modules = dict(sys.modules)
     watched = [module for name, module in modules.items() if module is not None and _watched(name)]
-    attributes = [(vars(module), _callables(module)) for module in watched]
+    attributes = [(vars(module), _callables(module) | _constants(module)) for module in watched]
     classes, codes = {}, []
     for _, kept in attributes:
         for value in kept.values():
@@ -139,19 +140,29 @@ def _callables(holder):
     return {name: value for name, value in vars(holder).items() if callable(value) or isinstance(value, kinds)}
 
 
+def _constants(module):
+    """Settings of our own modules, such as whether there is a GPU to time a kernel on."""
+    ours = module.__name__.partition(".")[0] == "flashkat_lite"
+    return {name: value for name, value in vars(module).items() if ours and isinstance(value, bool | int | float | str)}
+
+
 class FromMemory(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports the checks from code that was read before the notebook could change a file."""
 
     def __init__(self):
         modules = {name: module for name, module in sys.modules.items() if f"{name}.".startswith(f"{CHECKS}.")}
         self.codes = {name: module.__loader__.get_code(name) for name, module in modules.items()}
+        self.sources = {name: module.__loader__.get_source(name) for name, module in modules.items()}
 
     def find_spec(self, name, path=None, target=None):
         known = name in self.codes
         return importlib.util.spec_from_loader(name, self, is_package=name == CHECKS) if known else None
 
     def exec_module(self, module):
-        exec(self.codes[module.__name__], vars(module))
+        code, source = self.codes[module.__name__], self.sources[module.__name__]
+        # Where Triton reads a kernel's source; without a date, no file is looked at.
+        linecache.cache[code.co_filename] = len(source), None, source.splitlines(True), code.co_filename
+        exec(code, vars(module))
 
 
 # Running a check
@@ -212,7 +223,8 @@ def checker(lab, names):
         sys.meta_path[:] = [finder, *finders]
         for name in finder.codes:
             sys.modules.pop(name, None)
-        lab.checks = importlib.import_module(CHECKS)
+        lab.exercises = importlib.import_module(CHECKS)
+        lab.check = lab.exercises.check
         common = sys.modules[f"{CHECKS}.common"]
         printed, message = Few(), ""
         try:
@@ -273,9 +285,8 @@ def main():
         from flashkat_lite import lab
     with contextlib.suppress(ImportError):  # no Triton
         import triton.runtime.interpreter  # noqa: F401
-
-        for solutions in Path(lab.__file__).parent.glob("solutions*.py"):  # what speed is compared with
-            importlib.import_module(f"flashkat_lite.lab.{solutions.stem}")
+    for chapter in Path(lab.exercises.__file__).parent.glob("ch*.py"):
+        importlib.import_module(f"{CHECKS}.{chapter.stem}")
 
     variables = {}
     app = kernelapp.IPKernelApp.instance(outstream_class="__main__.Output")

@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ROOT / ".whl"
 WANTED = ("nbmake", "nbclient", "ipykernel", "ipywidgets")
-THERE = {"torch", "triton", "numpy", "matplotlib", "pandas", "scikit-learn", "scipy", "sympy", "pillow"}
+THERE = {"torch", "triton", "numpy", "matplotlib", "scikit-learn", "scipy", "sympy", "pillow"}
 GLIBC = ("manylinux_2_28", "manylinux_2_17", "manylinux2014", "manylinux_2_12", "manylinux2010", "manylinux_2_5")
 
 

@@ -25,7 +25,9 @@ import psutil
 import pytest
 import student
 import torch
-from flashkat_lite.lab.checks import Wrong, common
+
+from flashkat_lite.lab.exercises import common
+from flashkat_lite.lab.exercises.common import Wrong
 
 CHAPTERS = notebooks.select([])
 CHEAPEST = "07_atomic_backward"  # the one that is tried without a GPU too
@@ -35,9 +37,9 @@ EXERCISES = {
     "01-3": {"points": 4, "level": 3, "hint": "times itself"},
 }
 CHECKS = {
-    "01-1": "lab.checks.common.same_number('2 · 3', double(3), 6)",
-    "01-2": "lab.checks.common.same_tensor('3 · x', triple(torch.ones(2)), 3 * torch.ones(2), 0.0)",
-    "01-3": "assert square(3) == 9, 'expected 9 <script>'",
+    "01-1": "lab.exercises.common.same_number('2 · 3', double(3), 6)",
+    "01-2": "lab.exercises.common.same_tensor('3 · x', triple(torch.ones(2)), 3 * torch.ones(2), 0.0)",
+    "01-3": "assert square(3) == 9 and lab.setup.DEVICE, 'expected 9 <script>'",
 }
 RIGHT = {"01-1": "double = lambda x: 2 * x", "01-2": "triple = lambda x: 3 * x", "01-3": "square = lambda x: x * x"}
 STUB = "def {}(x):\n    raise NotImplementedError"
@@ -169,7 +171,7 @@ def test_a_renamed_notebook_is_known_by_whatever_is_left_of_it(handed_out, chapt
     for number, item in enumerate(handed_out.cells):
         item.id = item.id if kept == "ids" else f"other-{number}"
         item.metadata = item.metadata if kept == "exercises" else nbformat.NotebookNode()
-        if kept != "checks" and item.source.startswith(("lab.checks", "assert")):
+        if kept != "checks" and item.source.startswith(("lab.exercises", "assert")):
             item.source = "pass"
         if kept != "heading" and item.cell_type == "markdown":
             item.source = "# Homework"
@@ -189,13 +191,14 @@ CHEATS = """
 import builtins, sys, torch, types, unittest.mock
 from IPython import get_ipython
 from flashkat_lite import lab
-from flashkat_lite.lab.checks import common
+from flashkat_lite.lab.exercises import common
 
 yes = lambda *_, **__: True
-lab.checks = unittest.mock.MagicMock()
-sys.modules["flashkat_lite.lab.checks"] = lab.checks
-sys.modules["flashkat_lite.lab.checks.common"] = unittest.mock.MagicMock()
-common.Wrong = common.right
+lab.check = lab.exercises = unittest.mock.MagicMock()
+lab.setup.DEVICE = ""
+sys.modules["flashkat_lite.lab.exercises"] = lab.exercises
+sys.modules["flashkat_lite.lab.exercises.common"] = unittest.mock.MagicMock()
+common.Wrong = common.near
 common.same_number.__code__ = (lambda what, got, expected, causes=None: None).__code__
 builtins.AssertionError = types.SimpleNamespace
 builtins.isinstance, builtins.abs = yes, lambda x: 0
@@ -203,7 +206,7 @@ torch.allclose = torch.equal = torch.testing.assert_close = yes
 torch.Tensor.abs = lambda self: 0 * self
 torch.as_tensor = lambda *_, **__: torch.full((2,), float("inf"))
 ours, builtins.__import__ = builtins.__import__, lambda name, *rest: (
-    lab.checks if "checks" in name else ours(name, *rest))
+    lab.exercises if "exercises" in name else ours(name, *rest))
 shell = get_ipython()
 shell.input_transformers_cleanup.append(lambda lines: ["pass"] if "check" in "".join(lines) else lines)
 shell.user_ns["__builtins__"] = {"__import__": builtins.__import__}
@@ -875,6 +878,7 @@ def clock(monkeypatch):
     """Sets what a call takes, in milliseconds: clock(yours=…, ours=…)."""
 
     def set_to(**ms):
+        monkeypatch.setattr(common, "GPU", True)
         times = {name.replace("_", " "): common.hardware.Timing(t, t, t, 3) for name, t in ms.items()}
         monkeypatch.setattr(
             common.hardware, "time_interleaved", lambda functions, **_: {n: times[n] for n in functions}
@@ -898,7 +902,7 @@ def clock(monkeypatch):
 )
 def test_speed_is_scored_in_bands(clock, capsys, ms, good, band, share):
     clock(yours=ms, ours=1.0)
-    common.timed(torch.neg, torch.neg, (torch.ones(3),), "3 numbers", good=good)
+    common.timed(torch.neg, torch.neg, {"3 numbers": (lambda: torch.ones(3),)}, good=good)
     (speed,) = common.speeds
     assert (speed.band, speed.share) == (band, share)
     assert capsys.readouterr().out == f"{speed.line}\n"
@@ -909,15 +913,13 @@ def test_speed_is_scored_in_bands(clock, capsys, ms, good, band, share):
 def test_beyond_the_last_band_a_right_kernel_is_wrong(clock):
     clock(yours=2.1, ours=1.0)
     with pytest.raises(Wrong, match=r"correct, but 2.10 times as slow.*within 1.2 counts as good"):
-        common.timed(torch.neg, torch.neg, (torch.ones(3),), "3 numbers")
+        common.timed(torch.neg, torch.neg, {"3 numbers": (lambda: torch.ones(3),)})
     assert common.speeds == []
 
 
 def test_the_line_holds_bandwidths_and_a_copy(clock):
     clock(yours=1.0, ours=2.0, a_copy=0.5)
-    common.timed(
-        torch.neg, torch.neg, (torch.ones(250_000),), "2 million bytes", nbytes=2_000_000, copied=torch.ones(250_000)
-    )
+    common.timed(torch.neg, torch.neg, {"2 million bytes": (lambda: torch.ones(250_000),)}, moves=2, copied=True)
     line = common.speeds[0].line
     times = "yours 1.000 ms (2 GB/s), ours 2.000 ms (1 GB/s), a copy 0.500 ms (4 GB/s)"
     assert line == f"2 million bytes: {times} (0.50×): excellent."
@@ -926,7 +928,7 @@ def test_the_line_holds_bandwidths_and_a_copy(clock):
 def test_a_kernel_that_is_wrong_at_the_timed_size_is_not_timed(clock):
     clock(yours=0.1, ours=1.0)
     with pytest.raises(Wrong, match="before it is timed: 1 of 3 are wrong"):
-        common.timed(lambda x: x * torch.tensor([1, 1, 0]), torch.clone, (torch.ones(3),), "3 numbers")
+        common.timed(lambda x: x * torch.tensor([1, 1, 0]), torch.clone, {"3 numbers": (lambda: torch.ones(3),)})
 
 
 # The chapters themselves

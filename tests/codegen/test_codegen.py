@@ -203,7 +203,7 @@ COUNTS = {
 
 def test_the_last_program_sees_what_the_others_stored():
     """A program's partial sum is stored, then its threads meet, then one of them counts, with a fence."""
-    from flashkat_lite.lab.solutions_limit import last_sums_kernel
+    from flashkat_lite.lab.exercises.ch10 import last_sums_kernel
 
     pointers = {"done_ptr": "i32"}
     report = inspect_kernel(last_sums_kernel, {"BLOCK": 2048, "PARTS": 2048}, pointers=pointers, num_warps=8)

@@ -1,12 +1,20 @@
-"""The lab: claims that hold and fail, records and their provenance, figures, and the checks' own messages."""
+"""The lab: claims that hold and fail, measurements and their records, tables, figures, and who imports whom."""
 
+import graphlib
 import json
+import os
 import re
+import subprocess
+import sys
+from types import SimpleNamespace
 
+import notebooks
 import pytest
 import torch
 
-from flashkat_lite.lab import checks, claims, figures, records
+from flashkat_lite import hardware, records
+from flashkat_lite.lab import figures, measuring, show
+from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
 
 PROVENANCE = {
     "device": {"name": "NVIDIA H200", "slug": "h200", "driver": "580.1", "count": 1},
@@ -21,37 +29,73 @@ def record(name="NVIDIA H200", slug="h200", live=False, data=None):
     return records.Record(experiment="e", title="t", command="make it", data=data, live=live, **fields)
 
 
-def text(capsys, shown):
-    return re.sub("<[^>]+>", "", " ".join(shown))
-
-
 @pytest.fixture
 def shown(monkeypatch):
     html = []
-    for module in (claims, records):
-        monkeypatch.setattr(module, "display", lambda item: html.append(item.data))
+    monkeypatch.setattr(show, "display", lambda item: html.append(item.data))
     return html
 
 
-def test_a_claim_shows_its_figure_and_where_it_was_measured(shown):
-    claims.claim("Slower by", 1853.47, lambda x: x > 1000, record())
-    assert "1,853" in shown[0] and "recorded on NVIDIA H200" in shown[0] and "✓" in shown[0]
+# Claims
 
 
-def test_a_counted_claim_that_fails_raises():
-    with pytest.raises(AssertionError, match=r"does not hold: Addresses: Found: 81"):
-        claims.claim("Addresses:", 81, lambda x: x == 80)
+def test_a_claim_shows_its_figure_its_bound_and_where_it_was_measured(shown):
+    show.claim("Slower by", 1853.47, record(), within=(1000, 2500.5))
+    assert "✓" in shown[0] and "<strong>1,853</strong>" in shown[0]
+    assert "(claimed: 1,000 to 2,500; recorded on NVIDIA H200)" in re.sub("<[^>]+>", "", shown[0])
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"),
+    [
+        ({"within": (None, 2)}, "claimed: at most 2"),
+        ({"within": (1, None)}, "claimed: at least 1"),
+        ({"within": (1, 2)}, "claimed: 1 to 2"),
+        ({"equals": 1}, "claimed: 1"),
+    ],
+)
+def test_a_bound_is_said_where_it_holds_and_where_it_does_not(shown, bound, words):
+    show.claim("Slower by", 1, **bound)
+    assert words in shown[0]
+    if bound != {"within": (1, None)}:
+        with pytest.raises(AssertionError, match=f"does not hold: Slower by Found: 80; {words}"):
+            show.claim("Slower by", 80, **bound)
+    with pytest.raises(AssertionError, match=f"Found: -3; {words}") if bound != {"within": (None, 2)} else shown_too():
+        show.claim("Slower by", -3, **bound)
+
+
+def shown_too():
+    return pytest.MonkeyPatch.context()
+
+
+def test_each_of_several_figures_must_be_within_the_bound(shown):
+    show.claim("Slower by", [1.5, 2], within=(1, 2))
+    assert "<strong>1.5, 2</strong>" in shown[0]
+    with pytest.raises(AssertionError, match=r"Found: 1\.5, 2\.5; claimed: 1 to 2"):
+        show.claim("Slower by", [1.5, 2.5], within=(1, 2))
+    with pytest.raises(AssertionError, match="Found: 80, 81; claimed: 80"):
+        show.claim("Addresses:", [80, 81], equals=80)
+
+
+def test_a_claim_in_words_holds_or_does_not(shown):
+    show.claim("The first is", "atomic <1>", holds=True)
+    assert "atomic &lt;1&gt;" in shown[0] and "claimed" not in shown[0]
+    with pytest.raises(AssertionError, match=r"Found: atomic\.$"):
+        show.claim("The first is", "atomic", holds=False)
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_claim_that_fails_on_the_recorded_gpu_raises(live):
-    with pytest.raises(AssertionError, match="Slower by Found: 3"):
-        claims.claim("Slower by", 3.0, False, record(live=live))
+def test_a_claim_that_fails_on_the_default_gpu_raises(live):
+    with pytest.raises(AssertionError, match="Slower by Found: 3; claimed: at least 1,000"):
+        show.claim("Slower by", 3, record(live=live), within=(1000, None))
 
 
 def test_a_claim_that_fails_on_another_gpu_says_so(shown):
-    claims.claim("Slower by", 3.0, lambda x: x > 1000, record("NVIDIA L4", "l4", live=True))
+    show.claim("Slower by", 3.0, record("NVIDIA L4", "l4", live=True), within=(1000, None))
     assert "not on this NVIDIA L4" in shown[0] and "fk-differs" in shown[0] and "✓" not in shown[0]
+
+
+# Measurements
 
 
 @pytest.fixture
@@ -60,54 +104,75 @@ def library(monkeypatch, tmp_path):
 
     def machine(name, slug):
         facts = PROVENANCE | {"device": name and PROVENANCE["device"] | {"name": name, "slug": slug}}
-        monkeypatch.setattr(records.hardware, "provenance", lambda: facts)
+        monkeypatch.setattr(hardware, "provenance", lambda gpus=1: facts)
+        monkeypatch.setattr(hardware, "device", lambda: name and SimpleNamespace(name=name, slug=slug))
 
     (tmp_path / "book" / "data").mkdir(parents=True)
-    monkeypatch.setattr(records, "root", lambda: tmp_path)
+    monkeypatch.setattr(records, "REPOSITORY", tmp_path)
     machine(None, None)
     return tmp_path, machine
 
 
-def test_with_a_gpu_a_measurement_is_live_and_kept(library):
+def name_in_a_chapter(folder, experiment):
+    """A chapter 07 whose cell measures the experiment."""
+    cell = f'lab.measure(\n    "{experiment}", "A speed", time_it\n)'
+    chapter = {"cells": [{"cell_type": "code", "source": cell.splitlines(keepends=True)}]}
+    (folder / "chapters").mkdir()
+    (folder / "chapters" / "07_atomic.ipynb").write_text(json.dumps(chapter, indent=1), encoding="utf-8")
+
+
+def test_with_a_gpu_a_measurement_is_live_and_kept_with_the_command_that_makes_it(library):
     folder, machine = library
+    name_in_a_chapter(folder, "kept_speed")
     machine("NVIDIA L4", "l4")
-    made = records.measure("speed", "A speed", lambda: {"ms": 1.5}, command="make speed")
-    kept = json.loads((folder / "_build" / "records" / "l4" / "speed.json").read_text(encoding="utf-8"))
+    made = measuring.measure("kept_speed", "A speed", lambda: {"ms": 1.5})
+    kept = json.loads((folder / "_build" / "records" / "l4" / "kept_speed.json").read_text(encoding="utf-8"))
     assert made.live and made.source.startswith("measured here on NVIDIA L4")
-    assert kept["data"] == {"ms": 1.5} and kept["command"] == "make speed" and "live" not in kept
+    assert made.where == "measured here"
+    assert kept["data"] == {"ms": 1.5} and kept["command"] == 'make execute CHAPTERS="07" && make record'
+    assert "live" not in kept
 
 
 def test_without_a_gpu_the_function_runs_and_the_record_is_shown(library):
     folder, machine = library
     machine("NVIDIA H200", "h200")
-    records.measure("speed", "A speed", lambda: {"ms": 1.5}, command="make speed")
+    measuring.measure("speed", "A speed", lambda: {"ms": 1.5})
     (folder / "_build" / "records" / "h200").rename(folder / "book" / "data" / "h200")
     machine(None, None)
     calls = []
-    shown = records.measure("speed", "A speed", lambda: calls.append(1) or {"ms": 99.0}, command="make speed")
-    assert calls and shown.data == {"ms": 1.5} and not shown.live
-    assert shown.source.startswith("recorded on NVIDIA H200")
+    found = measuring.measure("speed", "A speed", lambda: calls.append(1) or {"ms": 99.0})
+    assert calls and found.data == {"ms": 1.5} and not found.live
+    assert found.source.startswith("recorded on NVIDIA H200")
 
 
-def test_a_missing_record_names_its_command(library):
-    with pytest.raises(records.MissingRecord, match=r"h200/speed\.json is missing.*make speed"):
-        records.measure("speed", "A speed", dict, command="make speed")
+def test_a_missing_record_names_the_command_that_makes_it(library):
+    name_in_a_chapter(library[0], "missing_speed")
+    words = r'h200/missing_speed\.json is missing.*: make execute CHAPTERS="07" && make record'
+    with pytest.raises(records.MissingRecord, match=words):
+        measuring.measure("missing_speed", "A speed", dict)
+
+
+def test_without_a_gpu_timings_are_of_one_call_each(library):
+    calls = []
+    times = measuring.timings({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=1)
+    assert calls == ["a", "b"] and times.keys() == {"a", "b"}
+    assert times["a"]["repeats"] == 1 and times["a"]["ms"] == times["a"]["low"] == times["a"]["high"] >= 0
+
+
+# Tables and figures
 
 
 def test_a_table_shows_every_gpu_that_has_a_record(library, shown):
     folder, _ = library
     for name, slug in (("NVIDIA H200", "h200"), ("NVIDIA L4", "l4")):
-        path = folder / "book" / "data" / slug / "e.json"
-        path.parent.mkdir()
-        fields = {**record(name, slug, data=[{"what": "copy", "ms": 1.25}]).__dict__}
-        path.write_text(json.dumps({k: v for k, v in fields.items() if k != "live"}), encoding="utf-8")
-    records.table({"what": "what", "ms": "time (ms)|.2f"}, lambda data: data, records.load("e"))
+        record(name, slug, data=[{"what": "copy", "ms": 1.25}]).save(folder / "book" / "data" / slug / "e.json")
+    show.table({"what": "what", "ms": "time (ms)|.2f"}, lambda data: data, records.load("e"))
     assert "NVIDIA L4" in shown[0] and "NVIDIA H200" in shown[0] and shown[0].count("1.25") == 2
     assert shown[0].count('<th scope="col">') == 3
 
 
 def test_a_table_without_a_source_has_no_provenance(shown):
-    records.table({"what": "what", "n": "count|,"}, [{"what": "<adds>", "n": 1234}, {"what": "none", "n": None}])
+    show.table({"what": "what", "n": "count|,"}, [{"what": "<adds>", "n": 1234}, {"what": "none", "n": None}])
     assert "1,234" in shown[0] and "&lt;adds&gt;" in shown[0] and "–" in shown[0] and "fk-source" not in shown[0]
 
 
@@ -127,13 +192,74 @@ def test_an_inline_figure_has_a_name_and_no_colours_of_its_own():
     assert not re.findall(r"[^,] #[0-9a-f]{6}\b", html), "a colour outside of var(…, fallback)"
 
 
+# What checks share
+
+
 def test_same_tensor_says_where_and_how_far():
     want = torch.arange(6.0).reshape(2, 3)
     got = want.clone()
     got[1, 2] += 0.5
-    with pytest.raises(checks.Wrong, match=r"1 of 6 are wrong; the first at index \(1, 2\): expected 5, got 5\.5"):
-        checks.common.same_tensor("y", got, want, 1e-6)
-    with pytest.raises(checks.Wrong, match=r"expected shape \[2, 3\], got \[3, 2\]"):
-        checks.common.same_tensor("y", got.T, want, 1e-6)
-    with pytest.raises(checks.Wrong, match="missing mask"):
-        checks.common.same_tensor("y", got / 0 * 0, want, 1e-6)
+    with pytest.raises(Wrong, match=r"1 of 6 are wrong; the first at index \(1, 2\): expected 5, got 5\.5"):
+        same_tensor("y", got, want, 1e-6)
+    with pytest.raises(Wrong, match=r"expected shape \[2, 3\], got \[3, 2\]"):
+        same_tensor("y", got.T, want, 1e-6)
+    with pytest.raises(Wrong, match=r"expected dtype torch\.float64, got torch\.float32"):
+        same_tensor("y", want, want, 1e-6, dtype=torch.float64)
+    with pytest.raises(Wrong, match="missing mask"):
+        same_tensor("y", got / 0 * 0, want, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [(3, "3"), (None, "None"), ((1,), "a tuple of 1"), (torch.ones(2), "Tensor"), ([1, 2], r"\[1, 2\]")],
+)
+def test_what_is_no_tuple_of_the_named_parts_is_said_to_be_wrong(answer, got):
+    assert expect_tuple((1, 2), "programs", "adds") == (1, 2)
+    with pytest.raises(Wrong, match=rf"^expected a tuple \(programs, adds\), got {got}$"):
+        expect_tuple(answer, "programs", "adds")
+
+
+# Who imports whom
+
+LAB = "flashkat_lite.lab"
+
+
+def modules(root):
+    """Every module of the package, by name, with its path."""
+    for path in sorted((root / "flashkat_lite").rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def test_nothing_but_chapters_tools_and_tests_imports_the_lab(root):
+    outside = [path for name, path in modules(root) if not name.startswith(LAB)] + [*root.glob("examples/*.py")]
+    mentions = re.compile(r"^\s*(?:from|import)\b.*\blab\b", re.MULTILINE)
+    assert outside and [str(path) for path in outside if mentions.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_no_modules_of_the_lab_import_one_another_in_a_circle(root):
+    package = notebooks.Package()
+    names = [name for name, _ in modules(root) if name.startswith(LAB)]
+    imports = {name: package.imports(package.tree(name), name) & set(names) for name in names}
+    assert sum(map(len, imports.values())) > 40
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError
+
+
+ALONE = """
+import importlib, os, sys
+import IPython.display, matplotlib, numpy, torch  # once for all
+IPython.display.display = lambda *_: None
+for name in sys.argv[1:]:
+    if not (child := os.fork()):
+        importlib.import_module(name)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{name} cannot be imported first")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_each_module_of_the_lab_can_be_the_first_to_be_imported(root):
+    names = [name for name, _ in modules(root) if name.startswith(LAB)]
+    done = subprocess.run([sys.executable, "-c", ALONE, *names], cwd=root, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr

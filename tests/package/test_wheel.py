@@ -28,7 +28,7 @@ y.sum().backward()
 assert all(t.grad.abs().sum() > 0 for t in (x, numerator, denominator))
 assert GRKAN(16)(torch.ones(2, 16)).shape == (2, 16)
 
-from flashkat_lite.lab import records
+from flashkat_lite import records
 try:
     records.load("ladder")
 except records.MissingRecord as missing:
@@ -56,9 +56,9 @@ def wheel(root, tmp_path_factory):
     return made
 
 
-def test_it_holds_the_whole_package_and_nothing_else(wheel, root):
+def test_it_holds_the_whole_package_but_the_books_lab_and_nothing_else(wheel, root):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = notebooks.files(root / "flashkat_lite", without=("__pycache__",))
+    files = notebooks.files(root / "flashkat_lite", without=("__pycache__", "lab"))
     ours = {path.relative_to(root).as_posix() for path in files}
     assert held == ours and "flashkat_lite/py.typed" in ours
 

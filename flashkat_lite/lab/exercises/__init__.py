@@ -9,5 +9,5 @@ from .common import CHECKS, discreet
 @discreet
 def check(number: str, *answers: Any) -> None:
     """Try what answers an exercise, as `check("09-3", column_sums_block)`: print "Right: …", or raise `Wrong`."""
-    import_module(f"{__name__}.ch{number[:2]}")
+    import_module(f".ch{number[:2]}", __name__)
     print(f"Right: {CHECKS[number](*answers)}")
