@@ -40,7 +40,7 @@ def left_to_the_locale(tree):
             binary = any("b" in mode for mode in modes) or (name.endswith("TemporaryFile") and not modes)
             if not binary:
                 yield node.lineno
-        elif {"text", "universal_newlines"} & keywords.keys():
+        elif any(getattr(keywords.get(word), "value", None) is True for word in ("text", "universal_newlines")):
             yield node.lineno
 
 
