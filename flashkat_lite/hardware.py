@@ -237,11 +237,11 @@ def _cpu_stopwatch(cold_l2: bool):
     return start
 
 
-def floors(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], torch.Tensor]]:
-    """What no kernel of that size can beat: "copy" reads one tensor and writes one, "add" reads two and writes one.
+def limits(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return what sets a pass's limit: "copy" reads one tensor and writes one, "add" reads two and writes one.
 
     A forward pass moves what copy moves; a backward pass reads x and the gradient and writes dx, as add does.
-    `floor_bytes` counts the bytes.
+    `limit_bytes` counts the bytes.
     """
     where = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = (torch.randn(rows, columns, device=where).to(dtype) for _ in range(2))
@@ -249,8 +249,8 @@ def floors(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[
     return {"copy": lambda: out.copy_(x), "add": lambda: torch.add(x, y, out=out)}
 
 
-def floor_bytes(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, int]:
-    """The bytes that each function of `floors` reads and writes."""
+def limit_bytes(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, int]:
+    """The bytes that each function of `limits` reads and writes."""
     one = rows * columns * dtype.itemsize
     return {"copy": 2 * one, "add": 3 * one}
 
@@ -263,5 +263,5 @@ def bandwidth(nbytes: float, milliseconds: float) -> float:
 def measured_copy_bandwidth(nbytes: int = 2**28) -> float:
     """GB/s, counting bytes read and bytes written, of copying `nbytes` of float32."""
     size = (1, nbytes // 4)
-    copy = floors(*size)["copy"]
-    return bandwidth(floor_bytes(*size)["copy"], time_interleaved({"copy": copy}, seconds=0.2)["copy"].median)
+    copy = limits(*size)["copy"]
+    return bandwidth(limit_bytes(*size)["copy"], time_interleaved({"copy": copy}, seconds=0.2)["copy"].median)

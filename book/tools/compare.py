@@ -4,8 +4,8 @@ Times differ from machine to machine; ratios to a limit that was measured in the
 at most between the records of the H200 that this repository has kept, faster kernels apart. So what counts, of each
 experiment that both sides hold, is
 
-- a time beside the time of `add` or `copy`, the two limits of `hardware.floors`: the time over the limit's;
-- a number called `fraction_of_…` (of the floor, of a ViT's rate, of linear scaling): one over it.
+- a time beside the time of `add` or `copy`, the two limits of `hardware.limits`: the time over the limit's;
+- a number called `fraction_of_…` (of the limit, of a ViT's rate, of linear scaling): one over it.
 
 Either grows as a kernel gets slower. Where one has grown by 10 % or more, this fails and says which. All else is
 reported and judges nothing: an experiment without such a ratio, a new one, a GPU that has no records yet. Compare

@@ -27,13 +27,13 @@ def results(record) -> dict[str, dict]:
 def table(record) -> str:
     """The ladder as a Markdown table."""
     at = results(record)
-    floor = at["add"]["ms"]
+    limit = at["add"]["ms"]
     lines = ["| backward pass | time (ms) | times the limit | our atomic additions |", "|---|--:|--:|--:|"]
     for what, name in NAMES.items():
         ms = at[what]["ms"]
         additions = f"{at[what]['atomics']:,}" if what.startswith("backward_") else ""  # counted for our kernels only
-        lines.append(f"| {name} | {ms:,.3f} | {ms / floor:,.2f} | {additions} |")
-    lines.append(f"| *the limit: read two tensors, write one* | {floor:,.3f} | 1.00 | |")
+        lines.append(f"| {name} | {ms:,.3f} | {ms / limit:,.2f} | {additions} |")
+    lines.append(f"| *the limit: read two tensors, write one* | {limit:,.3f} | 1.00 | |")
     note = f"{record.data['rows']:,} rows × {COLUMNS} columns, {DTYPE}, 8 groups, degrees (5, 4); medians of one run, "
     return "\n".join([*lines, "", note + f"{record.source}. Recorded by `{record.command}`.", "", shares(record)])
 
@@ -43,7 +43,7 @@ def shares(record) -> str:
     found = {}
     for row in record.data["results"]:
         if row["what"] == "backward_stationary":
-            found.setdefault(row["dtype"], {})[row["columns"]] = row["fraction_of_floor"]
+            found.setdefault(row["dtype"], {})[row["columns"]] = row["fraction_of_limit"]
     parts = [f"{', '.join(f'{share:.2f}' for share in by.values())} of it in {dtype}" for dtype, by in found.items()]
     widths = ", ".join(map(str, next(iter(found.values()))))
     return f"At {widths} columns, stationary sums reach {' and '.join(parts)} (the limit's time over the kernel's)."
@@ -54,11 +54,11 @@ def picture(record, width: float) -> str:
     from flashkat_lite.lab import figures
 
     at = results(record)
-    floor = at["add"]["ms"]
+    limit = at["add"]["ms"]
     rungs = [(name, at[what]["ms"]) for what, name in NAMES.items()]
-    first, last = (at[what]["ms"] / floor for what in ("backward_atomic", "backward_stationary"))
+    first, last = (at[what]["ms"] / limit for what in ("backward_atomic", "backward_stationary"))
     title = f"The obvious kernel is {first:,.0f} times too slow, the last one {100 * (last - 1):.0f} %"
-    return figures.svg(figures.ladder(rungs, ("the limit", floor), title, record.source, width))
+    return figures.svg(figures.ladder(rungs, ("the limit", limit), title, record.source, width))
 
 
 def insert(text: str, block: str) -> str:

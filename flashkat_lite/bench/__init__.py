@@ -53,7 +53,7 @@ def other_measurements(measured: dict[str, object]) -> dict[str, object]:
     for line in data["other_shapes"]:
         print(
             f"  {line['dtype']:<9} degrees {tuple(line['degrees'])}, width {line['width']:<4} {line['what']:<9} "
-            f"{line['fraction_of_floor']:.3f} of the floor, {line['per_byte']:.2f} times (5, 4) at width 96 a byte"
+            f"{line['fraction_of_limit']:.3f} of the limit, {line['per_byte']:.2f} times (5, 4) at width 96 a byte"
         )
     for line in data["small_batch"]:
         print(f"  {line['dtype']:<9} 8 × 197 rows in a CUDA graph: {line['us']:.1f} µs, GELU {line['gelu_us']:.1f} µs")

@@ -16,7 +16,7 @@ from .._torch import KERNEL_SOURCES, rational_op
 from ..ops import DEFAULT_BACKWARD, rational
 
 
-class _Floor(torch.autograd.Function):
+class _Empty(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, numerator, denominator):
         ctx.save_for_backward(x, numerator, denominator)
@@ -36,7 +36,7 @@ def host_cost(
 ) -> dict[str, object]:
     """Microseconds of the host for one eager forward and backward pass in float32, launches included, ready for JSON.
 
-    "rational" is what modules call, "rational_op" the registered op by itself, "gelu" PyTorch's own, and "floor" a
+    "rational" is what modules call, "rational_op" the registered op by itself, "gelu" PyTorch's own, and "empty" a
     torch.autograd.Function with rational's inputs that allocates its results and launches nothing: what PyTorch asks
     for any such function. "ratio" is rational's median over GELU's. In each of `rounds` rounds each function is called
     `calls` times without waiting for the GPU, which is idle at the start: its queue must be able to hold them. Without
@@ -49,7 +49,7 @@ def host_cost(
     dy, strings = torch.ones_like(x), (DEFAULT_BACKWARD, KERNEL_SOURCES)
     functions = {
         "gelu": lambda: torch.autograd.grad(torch.nn.functional.gelu(x), x, dy),
-        "floor": lambda: torch.autograd.grad(_Floor.apply(x, a, b), (x, a, b), dy),
+        "empty": lambda: torch.autograd.grad(_Empty.apply(x, a, b), (x, a, b), dy),
         "rational": lambda: torch.autograd.grad(rational(x, a, b), (x, a, b), dy),
         "rational_op": lambda: torch.autograd.grad(rational_op(x, a, b, *strings), (x, a, b), dy),
     }

@@ -21,7 +21,7 @@ def ladder(
 ) -> dict[str, object]:
     """Verify, then time, interleaved and with a cold L2 cache, for each width and dtype; the record's data.
 
-    "bytes" are those that must move: x in and y out, or x and dy in and dx out. "fraction_of_floor" is the time of
+    "bytes" are those that must move: x in and y out, or x and dy in and dx out. "fraction_of_limit" is the time of
     "copy" (forward) or "add" (backward), which move as many, over that of the function.
     """
     results = []
@@ -57,7 +57,7 @@ def _case(rows: int, columns: int, dtype: torch.dtype, seconds: float, compiled:
     check_kernels(dy[:4096], x[:4096], a, b, rungs)
     print("  agrees with the reference in float64; timing", flush=True)
 
-    functions = hardware.floors(rows, columns, dtype) | {"forward": lambda: forward(x, a, b)}
+    functions = hardware.limits(rows, columns, dtype) | {"forward": lambda: forward(x, a, b)}
     functions |= {f"backward_{name}": functools.partial(ops.BACKWARDS[name], dy, x, a, b) for name in rungs}
     with config.patch(donated_buffer=False):  # or a compiled graph could be walked back only once
         functions |= _pytorch(x, dy, a, b, compiled)
@@ -66,7 +66,7 @@ def _case(rows: int, columns: int, dtype: torch.dtype, seconds: float, compiled:
     for line in results:
         print(
             f"  {line['what']:<20} {line['ms']:>9.3f} ms {line['bytes'] / line['ms'] / 1e6:>7.0f} GB/s "
-            f"{line['fraction_of_floor']:>6.3f} of the floor",
+            f"{line['fraction_of_limit']:>6.3f} of the limit",
             flush=True,
         )
     return results
@@ -105,7 +105,7 @@ def _pytorch(x: Tensor, dy: Tensor, a: Tensor, b: Tensor, compiled: bool) -> dic
 
 
 def _result(what, timing, timings, rows, columns, dtype) -> dict[str, object]:
-    floor = "add" if what == "add" or "backward" in what else "copy"
+    limit = "add" if what == "add" or "backward" in what else "copy"
     return {
         "columns": columns,
         "dtype": str(dtype).removeprefix("torch."),
@@ -114,8 +114,8 @@ def _result(what, timing, timings, rows, columns, dtype) -> dict[str, object]:
         "low": timing.low,
         "high": timing.high,
         "repeats": timing.repeats,
-        "bytes": hardware.floor_bytes(rows, columns, dtype)[floor],
-        "fraction_of_floor": timings[floor].median / timing.median,
+        "bytes": hardware.limit_bytes(rows, columns, dtype)[limit],
+        "fraction_of_limit": timings[limit].median / timing.median,
         "atomics": atomics(what, rows, columns),
     }
 

@@ -37,13 +37,13 @@ def other_shapes(rows: int, dtypes: tuple[torch.dtype, ...], seconds: float) -> 
         base = {}
         for degrees, width in SHAPES:
             dy, x, a, b = random_inputs(rows, GROUPS * width, degrees=degrees, dtype=dtype)
-            functions = hardware.floors(rows, GROUPS * width, dtype) | {
+            functions = hardware.limits(rows, GROUPS * width, dtype) | {
                 "forward": functools.partial(forward, x, a, b),
                 "backward": functools.partial(backward, dy, x, a, b),
             }
             ms = {name: t.median for name, t in hardware.time_interleaved(functions, seconds=seconds).items()}
-            for what, floor in (("forward", "copy"), ("backward", "add")):
-                per_byte = ms[what] / hardware.floor_bytes(rows, GROUPS * width, dtype)[floor]
+            for what, limit in (("forward", "copy"), ("backward", "add")):
+                per_byte = ms[what] / hardware.limit_bytes(rows, GROUPS * width, dtype)[limit]
                 base.setdefault(what, per_byte)
                 table.append(
                     dict(
@@ -52,7 +52,7 @@ def other_shapes(rows: int, dtypes: tuple[torch.dtype, ...], seconds: float) -> 
                         dtype=str(dtype).removeprefix("torch."),
                         what=what,
                         ms=ms[what],
-                        fraction_of_floor=ms[floor] / ms[what],
+                        fraction_of_limit=ms[limit] / ms[what],
                         per_byte=per_byte / base[what],
                     )
                 )

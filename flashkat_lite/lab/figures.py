@@ -87,25 +87,25 @@ def ladder(
     narrow, slowest = width < 5, max(ms for _, ms in rungs)
     size, row = (9.75, 0.5) if narrow else (11, 0.45)
     figure, axes = new(width, 1.8 + row * len(rungs))
-    name, floor = limit
-    low, high = floor / (1.1 if narrow else 1.6), slowest * (1.2 if narrow else 12)
+    name, least = limit
+    low, high = least / (1.1 if narrow else 1.6), slowest * (1.2 if narrow else 12)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     for y, (rung, ms) in enumerate(rungs):
-        axes.barh(y, ms - floor, left=floor, height=0.55, color=BLUE if ms < 10 * floor else ORANGE)
-        times = f"{ms / floor:,.0f}×" if ms > 10 * floor else f"{ms / floor:.2f}×"
+        axes.barh(y, ms - least, left=least, height=0.55, color=BLUE if ms < 10 * least else ORANGE)
+        times = f"{ms / least:,.0f}×" if ms > 10 * least else f"{ms / least:.2f}×"
         label = dict(text=f"{_ms(ms)}  ({times})", xy=(ms, y), textcoords="offset points", va="center_baseline")
-        if narrow and math.log(ms / floor) > 0.7 * math.log(high / low):
+        if narrow and math.log(ms / least) > 0.7 * math.log(high / low):
             # Large and bold: on the bar's colour smaller letters would be too pale.
             axes.annotate(**label, xytext=(-6, 0), ha="right", color=PAPER, fontsize=14, fontweight="bold")
         else:
             axes.annotate(**label, xytext=(6, 0), fontsize=size)
         if narrow:
-            axes.annotate(rung, (floor, y - 0.32), (2, 2), textcoords="offset points", fontsize=size)
-    axes.axvline(floor, color=GREEN, linewidth=2)
+            axes.annotate(rung, (least, y - 0.32), (2, 2), textcoords="offset points", fontsize=size)
+    axes.axvline(least, color=GREEN, linewidth=2)
     top = -1.05 if narrow else -0.62
-    label = f"{name}: {_ms(floor)}"
-    axes.annotate(label, (floor, top), (6, 0), textcoords="offset points", color=GREEN, va="center", fontsize=size)
+    label = f"{name}: {_ms(least)}"
+    axes.annotate(label, (least, top), (6, 0), textcoords="offset points", color=GREEN, va="center", fontsize=size)
     axes.set_ylim(len(rungs) - 0.4, top - 0.33)
     axes.set_yticks(range(len(rungs)), [""] * len(rungs) if narrow else [n for n, _ in rungs])
     axes.tick_params(axis="y", length=0)

@@ -97,5 +97,5 @@ def test_a_launch_asks_triton_once_and_again_where_it_must(monkeypatch):
 def test_on_a_gpu_the_launches_cost_the_host_little_beside_pytorch_s_own_part():
     """GELU's cost is out of reach: a Python function of three inputs that launches nothing costs 1.4 times that."""
     median = {name: timing["median"] for name, timing in host_cost()["microseconds"].items()}
-    assert median["rational"] < 2.5 * median["floor"], median
+    assert median["rational"] < 2.5 * median["empty"], median
     assert median["rational"] < median["rational_op"], median

@@ -154,9 +154,9 @@ def test_the_ladder_verifies_then_times_every_rung(tmp_path):
     assert ("bfloat16", "backward_atomic") not in timed and ("bfloat16", "backward_block") in timed
     by_what = {line["what"]: line for line in results if line["dtype"] == "float32"}
     assert by_what["forward"]["bytes"] == 2 * 20 * 24 * 4 and by_what["gelu_backward"]["bytes"] == 3 * 20 * 24 * 4
-    for what, floor in {"forward": "copy", "eager_backward": "add"}.items():
-        share = by_what[floor]["ms"] / by_what[what]["ms"]
-        assert by_what[what]["fraction_of_floor"] == pytest.approx(share)
+    for what, limit in {"forward": "copy", "eager_backward": "add"}.items():
+        share = by_what[limit]["ms"] / by_what[what]["ms"]
+        assert by_what[what]["fraction_of_limit"] == pytest.approx(share)
     assert all(line["low"] <= line["ms"] <= line["high"] and line["repeats"] >= 3 for line in results)
 
 

@@ -111,13 +111,13 @@ def test_time_interleaved_on_a_gpu_flushes_before_every_timed_call_and_reads_clo
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_floors_compute_what_they_are_named_after(dtype):
-    functions = hardware.floors(5, 7, dtype)
+def test_limits_compute_what_they_are_named_after(dtype):
+    functions = hardware.limits(5, 7, dtype)
     copy, total = functions["copy"]().clone(), functions["add"]()
     assert copy.shape == total.shape == (5, 7)
     assert copy.dtype == total.dtype == dtype
     assert copy.float().abs().sum() > 0 and not torch.equal(copy, total)
-    assert hardware.floor_bytes(5, 7, dtype) == {"copy": 70 * dtype.itemsize, "add": 105 * dtype.itemsize}
+    assert hardware.limit_bytes(5, 7, dtype) == {"copy": 70 * dtype.itemsize, "add": 105 * dtype.itemsize}
 
 
 def test_bandwidth_is_in_units_of_1e9_bytes_a_second():
