@@ -259,10 +259,12 @@ def _frames(entry: types.TracebackType | None) -> Iterator[tuple[types.FrameType
 
 
 def _only(entries: types.TracebackType | None, wanted: Callable) -> types.TracebackType | None:
+    chosen = [(frame, entry) for frame, entry in _frames(entries) if wanted(frame)]
+    if len(chosen) > 40:  # a recursion without an end, which IPython takes half a minute to print
+        chosen = chosen[:20] + chosen[-20:]
     kept = None
-    for frame, entry in reversed([*_frames(entries)]):
-        if wanted(frame):
-            kept = types.TracebackType(kept, frame, entry.tb_lasti, entry.tb_lineno)
+    for frame, entry in reversed(chosen):
+        kept = types.TracebackType(kept, frame, entry.tb_lasti, entry.tb_lineno)
     return kept
 
 
