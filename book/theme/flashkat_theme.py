@@ -1,17 +1,22 @@
-"""What our pages add to sphinx-book-theme: figures inlined and themed, static widgets, a style sheet, a small script.
+"""What our pages add to sphinx-book-theme: figures inlined and themed, sliders, a style sheet, a small script.
 
 A figure is written once, as SVG on white with the palette below, so that it reads in JupyterLab and on GitHub. Here
 each colour becomes a custom property of flashkat.css, so that the same figure reads on a dark page.
+
+A page needs no script to be read: its colours follow the reader's system, and no script holds up its first paint.
 """
 
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from functools import cache
+from html import escape
 from itertools import count
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+import tinycss2
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -44,10 +49,12 @@ PALETTE = {
 }
 LETTERS = ("blue", "orange", "green", "purple", "sky", "yellow")  # these have a second shade that is legible as text
 PAINT = ("fill", "stroke", "stop-color", "color")
-FALLBACK = re.compile(r"var\(--fk-(\w+),[^)]*\)")  # a drawing that knows our properties already
-COLOUR = re.compile(r"(?<=[:\s])(#[0-9a-f]{6}|black|white)(?![\w-])", re.IGNORECASE)
+# A colour by itself, or the property of one, in a drawing that knows our properties already, with its fallback
+PROPERTY = r"var\(--fk-(?P<name>[a-z]+)(?P<text>-text)?(?:,[^)]*)?\)"
+COLOUR = re.compile(rf"{PROPERTY}|(?<=[:\s])(#[0-9a-f]{{6}}|black|white)(?![\w-])", re.IGNORECASE)
+# What a drawing shows where no style sheet is: in a reader's view, or cut out of its page.
+ALONE = {name: colour for colour, name in reversed(PALETTE.items())} | {"ink": "currentColor"}
 GENERATED = {"book/status"}
-WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
 class ThemedSvg:
@@ -116,22 +123,32 @@ class ThemedSvg:
             if element.get(name, "").lower() in PALETTE:
                 style = f"{name}: {element.attrib.pop(name)}; {style}"
         if style:
-            style = FALLBACK.sub(lambda match: shade(match[1], is_text), style)
-            element.set(
-                "style", COLOUR.sub(lambda match: shade(PALETTE.get(match[0].lower()), is_text) or match[0], style)
-            )
+            element.set("style", painted(style, is_text))
 
     def _scope_styles(self) -> None:
         """Nest style elements in the drawing's own id, since in a page they would reach everything."""
         self.root.set("id", f"{self.prefix}svg")
         for style in self.root.iter(f"{{{SVG}}}style"):
-            rules = COLOUR.sub(lambda match: shade(PALETTE.get(match[0].lower())) or match[0], style.text or "")
-            style.text = f"#{self.prefix}svg {{ {rules} }}"
+            style.text = f"#{self.prefix}svg {{ {painted(style.text or '')} }}"
+
+
+def painted(style: str, is_text: bool = False) -> str:
+    """The declarations with each colour of the palette as its custom property; other colours stay."""
+
+    def paint(found: re.Match) -> str:
+        name = found["name"] or PALETTE.get(found[0].lower())
+        return shade(name, is_text or bool(found["text"])) or found[0]
+
+    return COLOUR.sub(paint, style)
 
 
 def shade(name: str | None, is_text: bool = False) -> str | None:
-    """The custom property of a colour of the palette; None where it has none."""
-    return name and (f"var(--fk-{name}-text)" if is_text and name in LETTERS else f"var(--fk-{name})")
+    """The custom property of a colour of the palette, and the colour itself for where no property is set."""
+    if name not in ALONE:
+        return None
+    # White words stand on a colour; a white ground would hide words in currentColor on a reader's dark page.
+    alone = "transparent" if name == "paper" and not is_text else ALONE[name]
+    return f"var(--fk-{name}{'-text' if is_text and name in LETTERS else ''}, {alone})"
 
 
 def pixels(length: str | None) -> float:
@@ -210,41 +227,85 @@ class MotionFigure(SphinxDirective):
         return figure
 
 
-# Widgets
+# Sliders
 
 
-class WidgetStills(SphinxPostTransform):
-    """Where no script runs, a widget shows the frame that it starts with."""
+class Sliders(SphinxPostTransform):
+    """Frames under a slider as plain HTML: a page needs no library to move them, and no script to show the first."""
 
     default_priority = 12
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
-        state = widget_state(self.env)
-        for node in list(self.document.findall(nodes.raw)) if state else ():
-            if found := re.search(r'"model_id":\s*"(\w+)"', node.astext()):
-                still = "".join(first_frames(state, found[1]))
-                node.parent.insert(
-                    node.parent.index(node) + 1, nodes.raw("", f"<noscript>{still}</noscript>", format="html")
-                )
+        state, drawings = widget_state(self.env), count()
+
+        def drawn(match: re.Match) -> str:
+            drawing = ThemedSvg(match[0], f"w{next(drawings)}-")
+            if not drawing.label:
+                LOGGER.warning("a widget's drawing has no aria-label", location=self.env.docname)
+            return drawing.html()
+
+        for node in list(self.document.findall(nodes.raw)):
+            if found := WIDGET_VIEW.search(node.astext()):
+                html = "".join(plain(state, found[1]))
+                if not html:
+                    LOGGER.warning("a page shows of widgets only frames under a slider", location=node)
+                html = re.sub(r"<svg\b.*?</svg>", drawn, html, flags=re.DOTALL)
+                node.replace_self(nodes.raw("", f'<div class="fk-moved">{html}</div>', format="html"))
 
 
-def first_frames(state: dict, model: str):
-    """What the HTML widgets in sight hold, from one model down."""
-    of = state[model]["state"]
-    if of.get("_model_name") == "HTMLModel":
-        yield of["value"]
-    children = of.get("children", [])
-    if of.get("_model_name") == "StackModel":
-        children = children[of["selected_index"] :][:1]
-    for child in children:
-        yield from first_frames(state, child.removeprefix("IPY_MODEL_"))
+WIDGET_VIEW = re.compile(r'application/vnd\.jupyter\.widget-view\+json.*?"model_id":\s*"(\w+)"', re.DOTALL)
 
 
-def widget_state(env) -> dict | None:
+# What a state leaves out where it is the widget's default
+ABSENT = {"children": [], "value": 0, "min": 0, "max": 100, "description": "", "selected_index": None}
+
+
+def plain(state: dict, model: str) -> Iterator[str]:
+    """HTML of a box of HTML widgets and of sliders linked to stacks, from one model down; of others, nothing."""
+    known = state.get(model, {"model_name": None, "state": {}})
+    of = ABSENT | known["state"]
+    inner = ["".join(plain(state, child.removeprefix("IPY_MODEL_"))) for child in of["children"]]
+    if not all(inner):
+        return
+    match known["model_name"]:
+        case "HTMLModel":
+            yield of["value"] or ""
+        case "BoxModel" | "HBoxModel" | "VBoxModel":
+            yield from inner
+        case "StackModel":
+            frames = (
+                f'<div class="fk-frame"{" hidden" * (number != (of["selected_index"] or 0))}>{frame}</div>'
+                for number, frame in enumerate(inner)
+            )
+            yield f'<div id="frames-{model}">{"".join(frames)}</div>'
+        case "IntSliderModel" if (stack := linked(state, model)) is not None:
+            words = re.sub(r"\$(.+?)\$", r'<span class="math">\\(\1\\)</span>', escape(of["description"]))
+            ends = f'min="{of["min"]}" max="{of["max"]}" value="{of["value"]}"'
+            # pst-js-only is the theme's, for what does nothing without a script.
+            yield f'<label class="fk-slider pst-js-only"><span>{words}</span>'
+            yield f'<input type="range" {ends} autocomplete="off" data-moves="frames-{stack}"></label>'
+
+
+def linked(state: dict, slider: str) -> str | None:
+    """The stack whose frame the slider's value chooses."""
+    for model in state.values():
+        if model["model_name"] == "LinkModel" and model["state"]["source"] == [f"IPY_MODEL_{slider}", "value"]:
+            stack, trait = model["state"]["target"]
+            if trait == "selected_index":
+                return stack.removeprefix("IPY_MODEL_")
+    return None
+
+
+def widget_state(env) -> dict:
     """The models of the page that is being written, by id."""
     script = getattr(env, "nb_metadata", {}).get(env.docname, {}).get("js_files", {}).get("ipywidgets_state")
-    return script and json.loads(script[1]["body"].replace(r"<\/script>", "</script>"))["state"]
+    return json.loads(script[1]["body"].replace(r"<\/script>", "</script>"))["state"] if script else {}
+
+
+def drop_widget_state(app, pagename, templatename, context, doctree) -> None:
+    """What the state of widgets had to say is in the page."""
+    getattr(app.env, "nb_metadata", {}).get(pagename, {}).get("js_files", {}).pop("ipywidgets_state", None)
 
 
 # What a chapter says of itself
@@ -305,33 +366,77 @@ class NameSolutions(SphinxPostTransform):
                 cell["prompt_show"], cell["prompt_hide"] = "Show a solution", "Hide the solution"
 
 
-def theme_widgets(app, doctree) -> None:
-    """Theme the drawings that static widgets hold, once their page has been read."""
-    page = getattr(app.env, "nb_metadata", {}).get(app.env.docname, {})
-    state = page.get("js_files", {}).get("ipywidgets_state")
-    if state is None:
-        return
-    body = state[1]
-    content = json.loads(body["body"].replace(r"<\/script>", "</script>"))
-    numbers = count()
-
-    def drawn(match: re.Match) -> str:
-        drawing = ThemedSvg(match[0], f"w{next(numbers)}-")
-        if not drawing.label:
-            LOGGER.warning("a widget's drawing has no aria-label", location=app.env.docname)
-        return drawing.html()
-
-    for model in content["state"].values():
-        if isinstance(model["state"].get("value"), str):
-            model["state"]["value"] = re.sub(r"<svg\b.*?</svg>", drawn, model["state"]["value"], flags=re.DOTALL)
-    body["body"] = json.dumps(content).replace("</script>", r"<\/script>")
-
-
 def drop_unused_scripts(app, pagename, templatename, context, doctree) -> None:
     """Sphinx gives MathJax to each page that lists one with equations; only where there are some is it of use."""
     if 'class="math' not in context.get("body", ""):
         scripts, mathjax = context["script_files"], Path(app.config.mathjax_path).name
         context["script_files"] = [script for script in scripts if not str(script.filename).endswith(mathjax)]
+
+
+SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script>", re.DOTALL)
+WAITS = re.compile(r"""\s(?:defer|async)(?=[\s=]|$)|\stype=["']?module""")
+
+
+def deferred(html: str) -> str:
+    """Scripts that let the page be painted first, and then run in their order; the templates pass theirs through it.
+
+    One that stands in the page itself runs at once, as others may count on it, unless it counts on one that waits.
+    """
+
+    def wait(script: re.Match) -> str:
+        attributes, body = script.groups()
+        if WAITS.search(attributes):
+            return script[0]
+        if re.search(r"\ssrc=", attributes):
+            return f"<script defer{attributes}>{body}</script>"
+        how = ' type="module"' if "DOCUMENTATION_OPTIONS" in body else ""  # a module waits as defer does
+        return f"<script{how}{attributes}>{body}</script>"
+
+    return SCRIPT.sub(wait, html)
+
+
+def defer_scripts(app, pagename, templatename, context, doctree) -> None:
+    context["deferred"] = deferred
+
+
+THEME = re.compile(r"""\[data-theme=["']?(light|dark)["']?\]""")
+
+
+def follow_system(css: str) -> str:
+    """The style sheet with each rule for a light or a dark page said again for one whose theme no script has chosen."""
+    return "".join(_followed(tinycss2.parse_stylesheet(css)))
+
+
+def _followed(rules: list) -> Iterator[str]:
+    for rule in rules:
+        if rule.type == "at-rule" and rule.lower_at_keyword in {"media", "supports"} and rule.content is not None:
+            inner = "".join(_followed(tinycss2.parse_rule_list(rule.content)))
+            yield f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}{{{inner}}}"
+            continue
+        yield rule.serialize()
+        if rule.type != "qualified-rule":
+            continue
+        selectors = [[]]
+        for token in rule.prelude:
+            if token == ",":
+                selectors.append([])
+            else:
+                selectors[-1].append(token)
+        for scheme in ("light", "dark"):
+            texts = map(tinycss2.serialize, selectors)
+            own = [THEME.sub('[data-theme="auto"]', one) for one in texts if scheme in THEME.findall(one)]
+            if own:
+                body = tinycss2.serialize(rule.content)
+                yield f"@media (prefers-color-scheme: {scheme}){{{','.join(own)}{{{body}}}}}"
+
+
+def follow_system_in_files(app, exception) -> None:
+    if exception or app.builder.format != "html":
+        return
+    for path in Path(app.outdir, "_static").rglob("*.css"):
+        css = path.read_text(encoding="utf-8")
+        if THEME.search(css):
+            path.write_text(follow_system(css), encoding="utf-8")
 
 
 def drop_links_to_generated(app, pagename, templatename, context, doctree) -> None:
@@ -363,15 +468,17 @@ def add_static_files(app, config) -> None:
 
 def setup(app):
     app.connect("config-inited", add_static_files)
-    app.connect("doctree-read", theme_widgets)
+    app.connect("html-page-context", drop_widget_state, priority=100)  # before myst-nb puts it into the head
     app.connect("html-page-context", drop_links_to_generated, priority=900)
     app.connect("html-page-context", add_to_page)
     app.connect("html-page-context", drop_unused_scripts, priority=900)
+    app.connect("html-page-context", defer_scripts)
     app.connect("build-finished", write_sitemap)
+    app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
     app.add_directive("motion", MotionFigure)
     app.add_directive("chapters", Chapters)
     app.add_post_transform(Motions)
-    app.add_post_transform(WidgetStills)
+    app.add_post_transform(Sliders)
     app.add_post_transform(InlineFigures)
     app.add_post_transform(NameSolutions)
     app.add_css_file("flashkat.css", priority=900)

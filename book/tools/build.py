@@ -67,11 +67,6 @@ def effective_config(base: dict, environ: Mapping[str, str], vendored: bool) -> 
         config["sphinx"]["config"] |= {
             "html_extra_path": ["book/extra"],
             "mathjax_path": "../vendor/mathjax/tex-svg.js",
-            "nb_ipywidgets_js": {
-                "../vendor/requirejs/require.js": {},
-                "widgets.js": {},
-                "../vendor/@jupyter-widgets/html-manager/dist/embed-amd.js": {"data-jupyter-widgets-cdn": "./"},
-            },
         }
     address = repository(environ)
     if address:

@@ -24,7 +24,7 @@ def missing() -> list[str]:
         )
     if shutil.which("npm") is None:
         lines.append(
-            "npm is missing: the pages load MathJax and the widgets from a CDN, and tests of pages that ask no third "
+            "npm is missing: the pages load MathJax from a CDN, and tests of pages that ask no third "
             "party are skipped. On Debian: apt install npm"
         )
     if find_spec("triton") is None:

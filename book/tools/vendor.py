@@ -40,26 +40,6 @@ PACKAGES = (
         ),
     ),
     Package(
-        "@jupyter-widgets/html-manager",
-        "1.0.15",
-        "sha512-5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-        tuple(
-            (f"package/dist/{name}", "@jupyter-widgets/html-manager/dist")
-            for name in (
-                "embed-amd.js",
-                "1551f4f60c37af51121f.woff2",
-                "7a3337626410ca2f4071.woff2",
-                "d878b0a6a1144760244f.woff2",
-            )
-        ),
-    ),
-    Package(
-        "requirejs",
-        "2.3.7",
-        "sha512-DouTG8T1WanGok6Qjg2SXuCMzszOo0eHeH9hDZ5Y4x8Je+9JB38HdTLT4/VA8OaUhBa0JPVHJ0pyBkM1z+pDsw==",
-        (("package/require.js", "requirejs"),),
-    ),
-    Package(
         "@fontsource-variable/inter",
         "5.3.0",
         "sha512-OupL48va4JNofb97w6NYeF9S7W/kHNKM0Er8Dem5nqi4jeOLrVJDoE8tZEpnMJmtkvNbB1EIPPwHcdkF6b1oUA==",
@@ -132,13 +112,13 @@ def fetch(packages: tuple[Package, ...], into: Path) -> None:
 def vendor() -> bool:
     """Fetch the page's scripts; False, with one line that says why, where they cannot be had."""
     if shutil.which("npm") is None:
-        print("npm is missing: the pages will load MathJax and the widgets from a CDN. On Debian: apt install npm")
+        print("npm is missing: the pages will load MathJax from a CDN. On Debian: apt install npm")
         return False
     try:
         fetch(PACKAGES, VENDOR)
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or error.stdout).strip().splitlines()[-1:]
-        print("npm could not fetch the scripts, so the pages will load them from a CDN.", *reason)
+        print("npm could not fetch MathJax and the fonts: the pages will load MathJax from a CDN.", *reason)
         return False
     return True
 

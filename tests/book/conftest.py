@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import triton_first  # noqa: F401
 from filelock import FileLock
 from needs import chromium
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book" / "theme"))
 ADDRESSES = ("REPO_URL", "REPO_BRANCH", "SITE_URL", "GITHUB_REPOSITORY", "GITHUB_REF_NAME", "GITHUB_SERVER_URL")
 
 

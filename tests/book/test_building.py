@@ -76,7 +76,7 @@ def test_a_chapter_in_the_browser(sample, browser, serve):
     text = (sample.html / "chapters" / "01_one.html").read_text()
     assert 'aria-label="A bar"' in text
     assert "Fig. 1" in text
-    assert "fill: var(--fk-blue)" in text
+    assert "fill: var(--fk-blue, #0072b2)" in text
     vendored = (sample.html / "vendor").exists()
     with visit(browser, serve(sample.html), "chapters/01_one", "dark", vendored=vendored) as (tab, faults):
         faults += tab.evaluate(FAULTS)

@@ -74,7 +74,7 @@ def test_without_npm_scripts_come_from_the_cdn_at_the_vendored_versions(base):
     config = effective_config(base, {}, vendored=False)
     found = " ".join(urls(config))
     scripts = [package for package in vendor.PACKAGES if not package.name.startswith("@fontsource")]
-    assert len(scripts) == 3
+    assert len(scripts) == 1
     for package in scripts:
         assert f"{package.name}@{package.version}/" in found
     assert "html_extra_path" not in config["sphinx"]["config"]

@@ -1,15 +1,12 @@
 """Figures in the page: one drawing, any theme, any width, and names for those who cannot see it."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from flashkat_theme import LETTERS, PALETTE, ThemedSvg, plain
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "book" / "theme"))
-
-from flashkat_theme import LETTERS, PALETTE, ThemedSvg  # noqa: E402
 
 DRAWING = """<?xml version="1.0"?>
 <svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="504pt" height="252pt"
@@ -28,14 +25,27 @@ def page():
 
 
 def test_the_palette_becomes_custom_properties(page):
-    assert "stroke: var(--fk-blue)" in page
-    assert 'style="fill: var(--fk-orange); "' in page
-    assert "fill: var(--fk-ink)" in page
-    assert not [colour for colour in PALETTE if colour in page.lower()]
+    assert "stroke: var(--fk-blue, #0072b2)" in page
+    assert 'style="fill: var(--fk-orange, #d55e00); "' in page
+    assert "fill: var(--fk-ink, currentColor)" in page
+    bare = re.sub(r"(var\(--fk-[\w-]+), [^)]*", r"\1", page.lower())
+    assert not [colour for colour in PALETTE if colour in bare]
 
 
 def test_text_takes_the_legible_shade(page):
-    assert re.search(r"<text style=\"fill: var\(--fk-orange-text\)\">", page)
+    assert re.search(r"<text style=\"fill: var\(--fk-orange-text, #d55e00\)\">", page)
+
+
+@pytest.mark.parametrize("known", ["--fk-blue", "--fk-blue, #0072b2", "--fk-blue-text,#123456"])
+def test_a_property_that_a_drawing_uses_itself_gets_the_palettes_fallback(known):
+    drawn = DRAWING.replace("fill: #ffffff; stroke: #0072b2", f"stroke: var({known})")
+    text = "-text" * ("text" in known)
+    assert f'stroke: var(--fk-blue{text}, #0072b2)"' in ThemedSvg(drawn, "f3-").html()
+
+
+def test_a_property_of_the_page_that_is_no_colour_stays():
+    drawn = DRAWING.replace("fill: #d55e00", "font-family: var(--fk-sans, sans-serif)")
+    assert "font-family: var(--fk-sans, sans-serif)" in ThemedSvg(drawn, "f3-").html()
 
 
 def test_a_colour_outside_the_palette_stays(page):
@@ -44,7 +54,7 @@ def test_a_colour_outside_the_palette_stays(page):
 
 def test_the_white_sheet_goes_and_the_axes_stay(page):
     assert "M0 0h504v252h-504z" not in page
-    assert "fill: var(--fk-paper)" in page
+    assert "fill: var(--fk-paper, transparent)" in page
 
 
 def test_ids_and_references_to_them_are_prefixed(page):
@@ -63,6 +73,50 @@ def test_the_drawing_has_a_name_and_its_natural_width(page):
     assert 'aria-label="A line"' in page
     assert "--fk-width: 672px" in page
     assert not re.search(r'<svg[^>]* width="', page)
+
+
+def state(*links, **models):
+    """Widgets' models as a notebook keeps them; a link goes from a slider's value to a stack."""
+    found = {
+        name: {"model_name": kind, "state": {"children": inner.split(), **rest} if inner else rest}
+        for name, (kind, inner, rest) in models.items()
+    }
+    for slider, stack in links:
+        ends = {"source": [f"IPY_MODEL_{slider}", "value"], "target": [f"IPY_MODEL_{stack}", "selected_index"]}
+        found[f"{slider}-{stack}"] = {"model_name": "LinkModel", "state": ends}
+    return found
+
+
+SLIDER = ("IntSliderModel", "", {"description": "Move: $n$ < 2", "max": 1, "value": 1})
+MOVED = {
+    "box": ("VBoxModel", "IPY_MODEL_slider IPY_MODEL_stack", {}),
+    "slider": SLIDER,
+    "stack": ("StackModel", "IPY_MODEL_one IPY_MODEL_two", {"selected_index": 1}),
+    "one": ("HTMLModel", "", {"value": "<p>one</p>"}),
+    "two": ("HTMLModel", "", {"value": "<p>two</p>"}),
+}
+
+
+def test_frames_under_a_slider_are_plain_html():
+    html = "".join(plain(state(("slider", "stack"), **MOVED), "box"))
+    assert '<div class="fk-frame" hidden><p>one</p></div><div class="fk-frame"><p>two</p></div>' in html
+    assert 'min="0" max="1" value="1"' in html
+    assert r'Move: <span class="math">\(n\)</span> &lt; 2' in html
+    assert re.search(r'data-moves="([^"]*)"', html)[1] == re.search(r'<div id="([^"]*)"', html)[1]
+
+
+@pytest.mark.parametrize(
+    "links, other",
+    [
+        ([], {}),
+        ([("slider", "stack")], {"two": ("ButtonModel", "", {})}),
+        ([("slider", "stack")], {"box": ("AccordionModel", "IPY_MODEL_one", {})}),
+        ([("slider", "stack")], {"box": ("VBoxModel", "IPY_MODEL_lost", {})}),
+    ],
+    ids=["a slider that moves nothing", "a frame of another kind", "a box of another kind", "a widget that is lost"],
+)
+def test_other_widgets_are_not_shown_in_part(links, other):
+    assert "".join(plain(state(*links, **MOVED | other), "box")) == ""
 
 
 def luminance(colour):

@@ -1,6 +1,5 @@
 """A visit to a built page: what a reader would see go wrong, as a list of faults."""
 
-import itertools
 from contextlib import contextmanager
 
 from playwright.sync_api import TimeoutError as TookTooLong
@@ -9,8 +8,6 @@ READY = """async () => {
   await document.fonts.ready;
   if (document.querySelector(".math")) await window.MathJax.startup.promise;
 }"""
-RENDERED_WIDGETS = """() => document.querySelectorAll(".widget-subarea").length ===
-  document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length"""
 FAULTS = r"""() => {
   const faults = [];
   const brief = (element) => element.outerHTML.slice(0, 120);
@@ -30,6 +27,13 @@ FAULTS = r"""() => {
     const empty = visible(figure.parentElement) && (box.width < 50 || box.height < 20);
     if (empty) faults.push(`an empty figure: ${brief(figure)}`);
   }
+  for (const element of document.querySelectorAll(".bd-article svg [style]")) {
+    const written = element.getAttribute("style");
+    for (const paint of ["fill", "stroke"]) {
+      const given = RegExp(`(^|[;\\s])${paint}:`).test(written);
+      if (given && !element.style[paint]) faults.push(`a ${paint} that no browser reads: ${written}`);
+    }
+  }
   for (const image of document.images) {
     if (!image.hasAttribute("alt")) faults.push(`an image without alternative text: ${brief(image)}`);
     if (!image.complete || !image.naturalWidth) faults.push(`an image that did not load: ${image.src}`);
@@ -38,9 +42,31 @@ FAULTS = r"""() => {
   for (const id of new Set(ids.filter((id, index) => ids.indexOf(id) !== index))) faults.push(`id twice: ${id}`);
   return faults;
 }"""
+# Colours of each kind of element, and whether it is there, with the theme that a script chose and with none chosen.
+UNCHOSEN = """() => {
+  const root = document.documentElement, chosen = root.dataset.theme, kinds = new Map();
+  for (const element of document.querySelectorAll("body, body *:not(mjx-container *, .logo__image)")) {
+    const of = [element, element.parentElement].map((one) => one.tagName + one.getAttribute("class"));
+    kinds.set([...of, element.getAttribute("style")].join(), element);
+  }
+  const at_once = document.head.appendChild(document.createElement("style"));
+  at_once.textContent = "* { transition: none !important; }";
+  const looks = () => [...kinds.values()].map((element) => {
+    const style = getComputedStyle(element);
+    const paints = ["color", "backgroundColor", "borderLeftColor", "boxShadow", "fill", "stroke", "filter", "display"];
+    return paints.map((paint) => style[paint]).join();
+  });
+  const before = looks();
+  root.dataset.theme = "auto";
+  const after = looks();
+  root.dataset.theme = chosen;
+  at_once.remove();
+  return [...kinds.values()].filter((_, place) => before[place] !== after[place])
+    .map((element) => `without a script it looks otherwise: ${element.outerHTML.slice(0, 120)}`).slice(0, 20);
+}"""
 TOO_WIDE = "() => document.documentElement.scrollWidth > window.innerWidth"
 
-FRAMES = """() => [...document.querySelectorAll(".widget-html-content")]
+FRAMES = """() => [...document.querySelectorAll(".fk-frame")]
   .filter((frame) => frame.getClientRects().length > 0).map((frame) => frame.innerHTML).join()"""
 
 MOTIONS = """() => [...document.querySelectorAll(".fk-motion :is(.fk-motion-stage, .fk-motion-said)")]
@@ -69,7 +95,6 @@ def visit(browser, base, page, scheme="light", width=1280, vendored=True, script
     tab.goto(f"{base}{page}.html", wait_until="load")
     if scripts:
         tab.evaluate(READY)
-        tab.wait_for_function(RENDERED_WIDGETS)
     yield tab, faults
     context.close()
 
@@ -84,18 +109,15 @@ def becomes(tab, condition, before=None):
 
 
 def move_sliders(tab):
-    """Press an arrow key on each slider; returns the sliders without a name and those that move no frame."""
+    """Press keys on each slider in sight; returns the sliders without a name and those that move no frame."""
     wrong = []
-    for place in itertools.count():
-        handles = tab.query_selector_all(".noUi-handle")  # again each time: one slider may bring others
-        if place >= len(handles):
-            return wrong
-        handle = handles[place]
-        name = handle.get_attribute("aria-label")
-        handle.focus()
+    for slider in tab.locator(".fk-slider input").all():
+        if not slider.is_visible():
+            continue  # in a frame that another slider brings
+        name = slider.locator("xpath=..").inner_text().strip()
+        slider.focus()
         for end in ("End", "Home"):
             tab.keyboard.press(end)
-            tab.wait_for_timeout(60)
             if not becomes(tab, f"() => ({FRAMES})().trim()"):
                 wrong.append(f"the slider {name!r} shows nothing at its end")
         before = tab.evaluate(FRAMES)
@@ -104,6 +126,9 @@ def move_sliders(tab):
             wrong.append("a slider without a name")
         if not becomes(tab, f"(before) => ({FRAMES})() !== before", before):
             wrong.append(f"the slider {name!r} moves no frame")
+        if not slider.get_attribute("aria-valuetext").startswith("2 of "):
+            wrong.append(f"the slider {name!r} does not say which frame it shows")
+    return wrong
 
 
 def move_motions(tab):

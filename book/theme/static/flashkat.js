@@ -1,11 +1,16 @@
-// Mends what the theme and the widgets leave undone: names for controls, keys for what scrolls, MathJax 3 for widgets.
+// Moves frames under sliders, and mends what the theme leaves undone: names for controls, keys for what scrolls.
 (() => {
   "use strict";
 
-  // The widgets' manager asks MathJax 2 to typeset a description; MathJax 3 has no Hub.
-  const stubMathJax = () => {
-    if (window.MathJax && !window.MathJax.Hub) {
-      window.MathJax.Hub = { Queue: ([, , element]) => window.MathJax.typesetPromise?.([element]) };
+  const moveFrames = () => {
+    for (const input of document.querySelectorAll(".fk-slider input")) {
+      const frames = [...document.getElementById(input.dataset.moves).children];
+      const show = () => {
+        frames.forEach((frame, place) => { frame.hidden = place !== +input.value; });
+        input.setAttribute("aria-valuetext", `${+input.value + 1} of ${frames.length}`);
+      };
+      input.addEventListener("input", show);
+      show();
     }
   };
 
@@ -37,18 +42,6 @@
     }
   };
 
-  const nameSliders = () => {
-    for (const box of document.querySelectorAll(".widget-slider")) {
-      const label = box.querySelector(".widget-label")?.textContent.trim() || "Step";
-      box.querySelector(".noUi-handle")?.setAttribute("aria-label", label);
-      const readout = box.querySelector(".widget-readout");
-      readout?.setAttribute("role", "textbox");
-      readout?.setAttribute("aria-label", `${label}: value`);
-    }
-  };
-
-  const dropNullTitles = () => document.querySelectorAll('[title="null"]').forEach((label) => label.removeAttribute("title"));
-
   // What scrolls sideways must be reachable without a mouse.
   const SCROLLS = ".fk-figure, .fk-scroll, .pst-scrollable-table-container, .highlight pre, .output pre, div.math";
   const sizes = new ResizeObserver((entries) => {
@@ -75,17 +68,10 @@
   };
 
   document.addEventListener("DOMContentLoaded", () => {
-    stubMathJax();
+    moveFrames();
     nameControls();
     wrapTables();
     watchScrolling();
-    if (document.querySelector('script[type="application/vnd.jupyter.widget-view+json"]')) {
-      new MutationObserver(() => {
-        nameSliders();
-        dropNullTitles();
-        watchScrolling();
-      }).observe(document.body, { childList: true, subtree: true });
-    }
   });
   window.addEventListener("load", nameControls);
 })();
