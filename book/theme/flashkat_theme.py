@@ -73,9 +73,9 @@ class ThemedSvg:
         if label:
             self.root.set("aria-label", label)
 
-    def html(self) -> str:
+    def html(self, classes: str = "fk-figure") -> str:
         """The document in a box that scrolls where the page is too narrow for it."""
-        return f'<div class="fk-figure">{ET.tostring(self.root, encoding="unicode")}</div>'
+        return f'<div class="{classes}">{ET.tostring(self.root, encoding="unicode")}</div>'
 
     @property
     def label(self) -> str | None:
@@ -158,7 +158,7 @@ def pixels(length: str | None) -> float:
 
 
 class InlineFigures(SphinxPostTransform):
-    """Replace SVG images by their drawings."""
+    """Replace SVG images by their drawings: NAME.svg, and NAME-narrow.svg for a phone where there is one."""
 
     default_priority = 10  # after myst-nb's choice of mime type, before Sphinx converts images
     formats = ("html",)
@@ -169,10 +169,16 @@ class InlineFigures(SphinxPostTransform):
             if not uri.endswith(".svg") or "://" in uri:
                 continue
             path = Path(self.app.srcdir, uri.lstrip("/"))
+            narrow = path.with_name(f"{path.stem}-narrow.svg")
             drawing = ThemedSvg(path.read_text(encoding="utf-8"), f"f{number}-", image.get("alt"))
             if not drawing.label:
                 LOGGER.warning("a figure has no alternative text (mystnb: image: alt)", location=image)
-            image.replace_self(nodes.raw("", drawing.html(), format="html"))
+            html = drawing.html("fk-figure fk-wide" if narrow.exists() else "fk-figure")
+            if narrow.exists():
+                html += ThemedSvg(narrow.read_text(encoding="utf-8"), f"n{number}-", drawing.label).html(
+                    "fk-figure fk-narrow"
+                )
+            image.replace_self(nodes.raw("", html, format="html"))
 
 
 # Figures that move

@@ -13,6 +13,7 @@ NAMES = {
     "backward_stationary": "Stationary sums (the default)",
     "gelu_backward": "GELU's backward, nothing to learn",
 }
+PICTURES = {"ladder": 7.2, "ladder-narrow": 3.56}  # inches; a page shows the narrow one on a phone
 START, END = "<!-- ladder: written by book/tools/ladder.py -->", "<!-- end of ladder -->"
 
 
@@ -46,14 +47,16 @@ def shares(record) -> str:
     return f"At {widths} columns, stationary sums reach {' and '.join(parts)} (the limit's time over the kernel's)."
 
 
-def picture(record) -> str:
-    """The ladder as SVG."""
+def picture(record, width: float) -> str:
+    """The ladder as SVG, so many inches wide."""
     from flashkat_lite.lab import figures
 
     at = results(record)
+    floor = at["add"]["ms"]
     rungs = [(name, at[what]["ms"]) for what, name in NAMES.items()]
-    title = "One backward pass, and what memory allows"
-    return figures.svg(figures.ladder(rungs, ("the limit", at["add"]["ms"]), title, record.source))
+    first, last = (at[what]["ms"] / floor for what in ("backward_atomic", "backward_stationary"))
+    title = f"The obvious kernel is {first:,.0f} times too slow, the last one {100 * (last - 1):.0f} %"
+    return figures.svg(figures.ladder(rungs, ("the limit", floor), title, record.source, width))
 
 
 def insert(text: str, block: str) -> str:
@@ -66,7 +69,7 @@ def outputs() -> dict[Path, str]:
     from flashkat_lite.lab import records
 
     record = records.load("ladder")
-    files = {ROOT / "book" / "images" / "ladder.svg": picture(record)}
+    files = {ROOT / "book" / "images" / f"{name}.svg": picture(record, width) for name, width in PICTURES.items()}
     for path in (ROOT / "README.md", ROOT / "book" / "intro.md"):
         files[path] = insert(path.read_text(encoding="utf-8"), table(record))
     return files

@@ -6,6 +6,7 @@ Every colour below is mapped to a theme-aware one when the book is built, so use
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from html import escape
 
@@ -70,34 +71,53 @@ def show(figure: Figure) -> None:
     display(SVG(svg(figure)))
 
 
-def footnote(figure: Figure, text: str) -> None:
-    """A line under everything, for the GPU and date of what is drawn."""
-    figure.supxlabel(text, x=0.01, horizontalalignment="left", fontsize=8, color=MUTED)
+def footnote(figure: Figure, text: str, size: float = 8) -> None:
+    """A line under everything, for the GPU and date of what is drawn; `size` in points."""
+    figure.supxlabel(text, x=0.01, horizontalalignment="left", fontsize=size, color=MUTED)
 
 
-def ladder(rungs: Sequence[tuple[str, float]], limit: tuple[str, float], title: str, source: str) -> Figure:
+def ladder(
+    rungs: Sequence[tuple[str, float]], limit: tuple[str, float], title: str, source: str, width: float = 7.2
+) -> Figure:
     """Times as bars that start at the limit, on a logarithmic axis: a bar's length is how far there is to go.
 
-    rungs: (name, milliseconds), slowest first; limit: likewise.
+    rungs: (name, milliseconds), slowest first; limit: likewise; width: inches. Below 5, for a phone, names stand above
+    the bars and the label of a long bar within it.
     """
-    figure, axes = new(height=1.8 + 0.45 * len(rungs))
+    narrow, slowest = width < 5, max(ms for _, ms in rungs)
+    size, row = (9.75, 0.5) if narrow else (11, 0.45)
+    figure, axes = new(width, 1.8 + row * len(rungs))
     name, floor = limit
-    for y, (_, ms) in enumerate(rungs):
+    low, high = floor / (1.1 if narrow else 1.6), slowest * (1.2 if narrow else 12)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    for y, (rung, ms) in enumerate(rungs):
         axes.barh(y, ms - floor, left=floor, height=0.55, color=BLUE if ms < 10 * floor else ORANGE)
         times = f"{ms / floor:,.0f}×" if ms > 10 * floor else f"{ms / floor:.2f}×"
-        axes.annotate(f"{_ms(ms)}  ({times})", (ms, y), (6, 0), textcoords="offset points", va="center")
+        label = dict(text=f"{_ms(ms)}  ({times})", xy=(ms, y), textcoords="offset points", va="center_baseline")
+        if narrow and math.log(ms / floor) > 0.7 * math.log(high / low):
+            # Large and bold: on the bar's colour smaller letters would be too pale.
+            axes.annotate(**label, xytext=(-6, 0), ha="right", color=PAPER, fontsize=14, fontweight="bold")
+        else:
+            axes.annotate(**label, xytext=(6, 0), fontsize=size)
+        if narrow:
+            axes.annotate(rung, (floor, y - 0.32), (2, 2), textcoords="offset points", fontsize=size)
     axes.axvline(floor, color=GREEN, linewidth=2)
+    top = -1.05 if narrow else -0.62
     label = f"{name}: {_ms(floor)}"
-    axes.annotate(label, (floor, -0.62), (6, 0), textcoords="offset points", color=GREEN, va="center")
-    axes.set_xscale("log")
-    axes.set_xlim(floor / 1.6, max(ms for _, ms in rungs) * 12)
-    axes.set_ylim(len(rungs) - 0.4, -0.95)
-    axes.set_yticks(range(len(rungs)), [n for n, _ in rungs])
+    axes.annotate(label, (floor, top), (6, 0), textcoords="offset points", color=GREEN, va="center", fontsize=size)
+    axes.set_ylim(len(rungs) - 0.4, top - 0.33)
+    axes.set_yticks(range(len(rungs)), [""] * len(rungs) if narrow else [n for n, _ in rungs])
     axes.tick_params(axis="y", length=0)
+    axes.tick_params(labelsize=size)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("time of one backward pass (ms, logarithmic)")
-    figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=12, fontweight="bold")
-    footnote(figure, source)
+    axes.xaxis.set_major_formatter(lambda ms, _: f"{ms:,g}")
+    axes.set_xlabel("time of one backward pass (ms, logarithmic)", fontsize=size)
+    if narrow:
+        title, source = textwrap.fill(title, int(11 * width)), textwrap.fill(source, int(13 * width))
+    bold = dict(fontsize=11 if narrow else 12, fontweight="bold")
+    figure.suptitle(title, x=0.01, horizontalalignment="left", **bold)
+    footnote(figure, source, size=size if narrow else 8)
     return figure
 
 

@@ -4,7 +4,9 @@ import ladder
 import pytest
 
 
-@pytest.mark.parametrize("path", ["README.md", "book/intro.md", "book/images/ladder.svg"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "book/intro.md", "book/images/ladder.svg", "book/images/ladder-narrow.svg"]
+)
 def test_the_ladder_is_the_committed_records(root, path):
     made = ladder.outputs()[root / path]
     assert (root / path).read_text(encoding="utf-8") == made, "run python book/tools/ladder.py"

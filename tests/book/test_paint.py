@@ -1,14 +1,17 @@
-"""The first paint: soon, in the reader's colours, with or without scripts."""
+"""The first paint: soon, in the reader's colours, with or without scripts, and the cover's figure whole on a phone."""
 
 import io
 import re
 from contextlib import contextmanager
 from pathlib import Path
 
+import ladder
 import numpy as np
 import pytest
 from flashkat_theme import deferred, follow_system
 from PIL import Image
+
+from flashkat_lite.lab import records
 
 PAPER = {"light": "#ffffff", "dark": "#14181d"}
 INK = {"light": "#1a1a1a", "dark": "#e6e8ea"}
@@ -180,3 +183,22 @@ def test_drawings_that_stand_alone_have_their_colours(browser, built):
     tab.close()
     assert share(pixels, "#d55e00") > 0.02 and share(pixels, "#0072b2") > 0.001 and share(pixels, "#ffffff") > 0.7
     assert share(pixels, "#000000") < 0.05  # the letters
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_the_covers_figure_is_whole_on_a_phone(browser, base, width):
+    at = ladder.results(records.load("ladder"))
+    longest = f"({at['backward_atomic']['ms'] / at['add']['ms']:,.0f}×)"
+    with seen(browser, f"{base}{COVER}.html", width=width) as tab:
+        shown = [one for one in tab.locator("#fig-ladder svg").all() if one.is_visible()]
+        assert len(shown) == 1
+        frame = shown[0].bounding_box()
+        assert frame["x"] >= 0 and frame["x"] + frame["width"] <= width
+        words = shown[0].locator("text").all()
+        for one in words:
+            box = one.bounding_box()
+            assert frame["x"] <= box["x"] and box["x"] + box["width"] <= frame["x"] + frame["width"], one.inner_html()
+            assert box["height"] >= 13, one.inner_html()  # a line of letters of 11 pixels
+        assert any(one.inner_html().endswith(longest) for one in words)
+    with seen(browser, f"{base}{COVER}.html") as tab:
+        assert [one.is_visible() for one in tab.locator("#fig-ladder svg").all()] == [True, False]
