@@ -263,20 +263,25 @@ class Sliders(SphinxPostTransform):
 WIDGET_VIEW = re.compile(r'application/vnd\.jupyter\.widget-view\+json.*?"model_id":\s*"(\w+)"', re.DOTALL)
 
 
+# What a state leaves out where it is the widget's default
+ABSENT = {"children": [], "value": 0, "min": 0, "max": 100, "description": "", "selected_index": None}
+
+
 def plain(state: dict, model: str) -> Iterator[str]:
     """HTML of a box of HTML widgets and of sliders linked to stacks, from one model down; of others, nothing."""
-    of = state.get(model, {"state": {}})["state"]
-    inner = ["".join(plain(state, child.removeprefix("IPY_MODEL_"))) for child in of.get("children", [])]
+    known = state.get(model, {"model_name": None, "state": {}})
+    of = ABSENT | known["state"]
+    inner = ["".join(plain(state, child.removeprefix("IPY_MODEL_"))) for child in of["children"]]
     if not all(inner):
         return
-    match of.get("_model_name"):
+    match known["model_name"]:
         case "HTMLModel":
-            yield of["value"]
+            yield of["value"] or ""
         case "BoxModel" | "HBoxModel" | "VBoxModel":
             yield from inner
         case "StackModel":
             frames = (
-                f'<div class="fk-frame"{" hidden" * (number != of["selected_index"])}>{frame}</div>'
+                f'<div class="fk-frame"{" hidden" * (number != (of["selected_index"] or 0))}>{frame}</div>'
                 for number, frame in enumerate(inner)
             )
             yield f'<div id="frames-{model}">{"".join(frames)}</div>'

@@ -78,8 +78,8 @@ def test_the_drawing_has_a_name_and_its_natural_width(page):
 def state(*links, **models):
     """Widgets' models as a notebook keeps them; a link goes from a slider's value to a stack."""
     found = {
-        name: {"model_name": of[0], "state": {"_model_name": of[0], "children": of[1].split(), **of[2]}}
-        for name, of in models.items()
+        name: {"model_name": kind, "state": {"children": inner.split(), **rest} if inner else rest}
+        for name, (kind, inner, rest) in models.items()
     }
     for slider, stack in links:
         ends = {"source": [f"IPY_MODEL_{slider}", "value"], "target": [f"IPY_MODEL_{stack}", "selected_index"]}
@@ -87,7 +87,7 @@ def state(*links, **models):
     return found
 
 
-SLIDER = ("IntSliderModel", "", {"description": "Move: $n$ < 2", "min": 0, "max": 1, "value": 1})
+SLIDER = ("IntSliderModel", "", {"description": "Move: $n$ < 2", "max": 1, "value": 1})
 MOVED = {
     "box": ("VBoxModel", "IPY_MODEL_slider IPY_MODEL_stack", {}),
     "slider": SLIDER,
