@@ -13,8 +13,8 @@ def grid(per_row, block, most):
     return programs, programs * block // per_row
 
 
-def stages(gb_s, ns, multiprocessors, programs, lanes, each):
-    return max(2, 1 + math.ceil(gb_s * ns / (multiprocessors * programs * lanes * each)))
+def stages(gb_s, ns, multiprocessors, programs, positions, each):
+    return max(2, 1 + math.ceil(gb_s * ns / (multiprocessors * programs * positions * each)))
 
 
 @triton.jit

@@ -8,8 +8,8 @@ import triton.language as tl
 from mistakes import load
 
 
-def staged(terms, lanes, chunk):
-    return (0.09 * (chunk + terms / lanes / chunk) + 0.18 * math.log2(lanes)) ** 0.5
+def staged(terms, accumulators, chunk):
+    return (0.09 * (chunk + terms / accumulators / chunk) + 0.18 * math.log2(accumulators)) ** 0.5
 
 
 def two_sum(a, b):
@@ -80,8 +80,14 @@ WRONG = {
     "12-1": [
         (lambda *case: staged(*case) ** 2, "square root is missing"),
         (lambda *case: 0.8 * staged(*case), "mean absolute error, 0.8"),
-        (lambda k, lanes, chunk: (0.09 * k / lanes + 0.18 * math.log2(lanes)) ** 0.5, "chunks were forgotten"),
-        (lambda k, lanes, chunk: (0.09 * chunk + 0.18 * math.log2(lanes)) ** 0.5, "chain of the chunks' sums"),
+        (
+            lambda k, accumulators, chunk: (0.09 * k / accumulators + 0.18 * math.log2(accumulators)) ** 0.5,
+            "chunks were forgotten",
+        ),
+        (
+            lambda k, accumulators, chunk: (0.09 * chunk + 0.18 * math.log2(accumulators)) ** 0.5,
+            "chain of the chunks' sums",
+        ),
         (lambda *case: None, "expected a number, got None"),
     ],
     "12-2": [

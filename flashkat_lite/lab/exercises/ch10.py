@@ -47,15 +47,15 @@ def stages_needed(f: Callable[[float, float, int, int, int, int], int]) -> str:
     """Check the fewest stages (at least 2) that keep gb_s · ns bytes in flight."""
     for case in [(2880.0, 700.0, 132, 4, 128, 32), (2880.0, 700.0, 132, 1, 128, 32), (900.0, 500.0, 80, 8, 256, 16),
                  (2880.0, 700.0, 132, 2, 256, 16), (4000.0, 1000.0, 100, 1, 1250, 32)]:  # fmt: skip
-        gb_s, ns, many, count, lanes, each = case
-        one = many * count * lanes * each
+        gb_s, ns, many, count, positions, each = case
+        one = many * count * positions * each
         expected = max(2, 1 + math.ceil(gb_s * ns / one))
         same_number(
-            f"stages for (gb_s, ns, multiprocessors, programs, lanes, bytes_a_lane) = {case}", f(*case), expected,
+            f"stages for (gb_s, ns, multiprocessors, programs, positions, bytes_each) = {case}", f(*case), expected,
             {"with S stages, S - 1 are under way, and the quotient is rounded up": math.ceil(gb_s * ns / one),
              "that is one stage too many where the bytes fit exactly": 2 + int(gb_s * ns / one),
              "at least 2": 1 + math.ceil(gb_s * ns / one),
-             "programs are counted on each multiprocessor": 1 + math.ceil(gb_s * ns / (count * lanes * each))},
+             "programs are counted on each multiprocessor": 1 + math.ceil(gb_s * ns / (count * positions * each))},
         )  # fmt: skip
     return "five kernels"
 

@@ -16,24 +16,24 @@ from .language import tl, triton
 
 @exercise("12-1")
 def staged_units(f: Callable[[int, int, int], float]) -> str:
-    """Check root mean square error in units of a sum of (terms, lanes, chunk)."""
-    for terms, lanes, chunk in [(2**20, 2**10, 32), (2**24, 2**12, 64), (19_365_888, 101_376, 1), (4096, 1, 64)]:
-        each = terms / lanes
-        chains, tree = chunk + each / chunk, math.log2(lanes)
-        size = f"{terms:,} terms, {lanes:,} lanes, chunks of {chunk}"
-        got = f(terms, lanes, chunk)
+    """Check root mean square error in units of a sum of (terms, accumulators, chunk)."""
+    for terms, accumulators, chunk in [(2**20, 2**10, 32), (2**24, 2**12, 64), (19_365_888, 101_376, 1), (4096, 1, 64)]:
+        each = terms / accumulators
+        chains, tree = chunk + each / chunk, math.log2(accumulators)
+        size = f"{terms:,} terms, {accumulators:,} accumulators, chunks of {chunk}"
+        got = f(terms, accumulators, chunk)
         same_number(
             f"error of {size}", float(got) if hasattr(got, "item") else got, (0.09 * chains + 0.18 * tree) ** 0.5,
             {"the square root is missing: errors add in squares": 0.09 * chains + 0.18 * tree,
              "that is the mean absolute error, 0.8 of what was asked for": 0.8 * (0.09 * chains + 0.18 * tree) ** 0.5,
-             "the chunks were forgotten: a lane adds K / lanes terms in chunks":
+             "the chunks were forgotten: an accumulator adds K / accumulators terms in chunks":
                  (0.09 * each + 0.18 * tree) ** 0.5,
-             "the lanes' own tree is missing": (0.09 * chains) ** 0.5,
+             "the accumulators' own tree is missing": (0.09 * chains) ** 0.5,
              "the chain of the chunks' sums is missing": (0.09 * chunk + 0.18 * tree) ** 0.5,
              "a chunk's chain is missing": (0.09 * each / chunk + 0.18 * tree) ** 0.5,
              "errors add in squares, not as they are":
                  (0.09 * chunk) ** 0.5 + (0.09 * each / chunk) ** 0.5 + (0.18 * tree) ** 0.5,
-             "the logarithm is that of base 2": (0.09 * chains + 0.18 * math.log(lanes)) ** 0.5},
+             "the logarithm is that of base 2": (0.09 * chains + 0.18 * math.log(accumulators)) ** 0.5},
         )  # fmt: skip
     return "four shapes of a sum"
 
