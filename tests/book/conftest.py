@@ -1,4 +1,4 @@
-"""The book is built once for all workers, by the real build.py, and served to a real browser."""
+"""The book is built once for all workers, by the real `build`, and served to a real browser."""
 
 import functools
 import http.server
@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 
-import notebooks
 import pytest
 import triton_first  # noqa: F401
 from filelock import FileLock
-from needs import chromium
+
+from flashkat_lite.doctor import chromium
+from tools import notebooks
 
 ADDRESSES = ("REPO_URL", "REPO_BRANCH", "SITE_URL", "GITHUB_REPOSITORY", "GITHUB_REF_NAME", "GITHUB_SERVER_URL")
 
@@ -23,11 +24,11 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def build_book():
-    """Runs a tree's build.py without a repository's address; returns the finished process."""
+    """Runs a tree's `build` without a repository's address; returns the finished process."""
 
     def build(root, environ=os.environ):
         environ = {name: value for name, value in environ.items() if name not in ADDRESSES}
-        command = [sys.executable, str(root / "book" / "tools" / "build.py")]
+        command = [sys.executable, str(root / "book" / "tools"), "build"]
         return subprocess.run(command, capture_output=True, encoding="utf-8", env=environ)
 
     return build
