@@ -8,12 +8,14 @@ PY := .venv/bin/python
 READY := .venv/.ready
 STALE := $(shell sh book/tools/venv.sh --stale)
 endif
-# Tools import one another from their own folder, and all that runs reads and writes UTF-8, whatever the locale.
+# `python -m` finds the package in this folder, and all that runs reads and writes UTF-8, whatever the locale.
 unexport PYTHONSAFEPATH
 export PYTHONUTF8 := 1
 # Tests wait for browsers and for processes of their own: one more at a time than there are cores.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
+# What was said on make's own command line: OUT or ARGS in the environment may be somebody else's.
+given = $(if $(filter command,$(origin $1)),$($1))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
 
 .PHONY: help book serve test mutants lint execute bench compare record lab student grade colab wheelhouse wheel release-check \
@@ -26,54 +28,53 @@ help:  ## this list
 	@sh book/tools/venv.sh "$(PYTHON)"
 
 book: $(READY)  ## build the pages; executes nothing
-	@"$(PY)" book/tools/build.py
+	@"$(PY)" book/tools build
 
 serve: book  ## build the pages and serve them on localhost
 	@"$(PY)" -m http.server --bind 127.0.0.1 --directory _build/html "$(or $(PORT),8000)"
 
 test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
-	@"$(PY)" book/tools/needs.py
+	@"$(PY)" -m flashkat_lite doctor --optional
 	@"$(PY)" -m pytest -n "$(JOBS)" tests/kernels
 	@"$(PY)" -m pytest -n "$(JOBS)" tests/exercises
 	@"$(PY)" -m pytest -n "$(JOBS)" --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
 
 mutants: $(READY)  ## seed faults, one at a time in a copy, and see the tests find each: about ten minutes on 2 cores
-	@"$(PY)" book/tools/mutants.py
+	@"$(PY)" book/tools mutants $(call given,ARGS)
 
 lint: $(READY)
 	@"$(PY)" -m ruff check . && "$(PY)" -m ruff format --check .
 
 execute: $(READY)  ## run chapters on this machine's GPU and keep their outputs: make execute CHAPTERS="07 09"
-	@"$(PY)" book/tools/execute.py $(CHAPTERS)
+	@"$(PY)" book/tools execute $(CHAPTERS)
 
 bench: $(READY)  ## measure the ladder of kernels on this machine's GPU: 3 minutes
 	@"$(PY)" -m flashkat_lite bench
 
 compare: $(READY)  ## hold fresh measurements to those in book/data: fails where a ratio is worse by 10 %
-	@"$(PY)" book/tools/compare.py
+	@"$(PY)" book/tools compare
 
 record: $(READY)  ## move fresh measurements from _build/records to book/data
-	@"$(PY)" book/tools/record.py
+	@"$(PY)" book/tools record
 
 lab: $(READY)  ## JupyterLab on the chapters
 	@"$(PY)" -m jupyterlab --notebook-dir=chapters
 
 student: $(READY)  ## notebooks without solutions, in _build/student
-	@"$(PY)" book/tools/student.py
+	@"$(PY)" book/tools student
 
-# Folders' names may hold anything, so the shell reads them from the environment. OUT there may be somebody else's.
-given = $(if $(filter command,$(origin $1)),$($1))
+# Folders' names may hold anything, so the shell reads them from the environment.
 grade: $(READY)  ## score a folder of student notebooks: make grade SUBMISSIONS=folder [OUT=folder] [ARGS="--jobs 4"]
-	@"$(PY)" book/tools/grade.py $(if $(call given,OUT),"--out=$$OUT") $(call given,ARGS) -- "$$SUBMISSIONS"
+	@"$(PY)" book/tools grade $(if $(call given,OUT),"--out=$$OUT") $(call given,ARGS) -- "$$SUBMISSIONS"
 
 colab: $(READY)  ## a first cell that installs the package on Colab: make colab REPO_URL=https://github.com/owner/name
-	@"$(PY)" book/tools/colab.py
+	@"$(PY)" book/tools colab
 
 wheelhouse: $(READY)  ## .whl: what a GPU node without network needs beside its own torch and Triton
-	@"$(PY)" book/tools/wheelhouse.py
+	@"$(PY)" book/tools wheelhouse
 
 release-check: $(READY)  ## fails where a chapter is stale or was not executed on a GPU
-	@"$(PY)" book/tools/status.py --check
+	@"$(PY)" book/tools status --check
 
 wheel: $(READY)  ## the package's wheel and source archive, in dist
 	@rm -rf dist

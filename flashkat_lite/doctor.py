@@ -30,10 +30,12 @@ class Finding:
     advice: str = ""
 
 
-def doctor(as_json: bool = False) -> int:
-    """Print what works here. 0 where the package can run at all, that is, where its reference does; else 1."""
+def doctor(as_json: bool = False, optional: bool = False) -> int:
+    """Print what works here, or what is missing of `optional_tools`. 1 where the package cannot run at all, that is,
+    where its reference does not; else 0.
+    """
     found = []
-    for finding in findings():
+    for finding in optional_tools() if optional else findings():
         found.append(finding)
         if not as_json:
             mark = {"ok": "ok", "missing": "--", "broken": "!!"}[finding.status]

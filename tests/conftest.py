@@ -1,13 +1,11 @@
 """What folders of tests share. Imports neither torch nor Triton: tests/kernels sets the interpreter up first."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "tools"))
 os.environ["PYTHONIOENCODING"] = "utf-8"  # of programs that tests run and read
 
 
@@ -28,9 +26,20 @@ def root():
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """The environment in which chapters run."""
-    import execute
+    from tools.notebooks import execute
 
     return execute.environment(tmp_path_factory.mktemp("environment"))
+
+
+@pytest.fixture
+def one_thread():
+    """PyTorch with one thread: the order of sums is one, and small tensors' threads would wait for one another."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

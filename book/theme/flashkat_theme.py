@@ -185,7 +185,7 @@ class InlineFigures(SphinxPostTransform):
 
 
 class Motions(SphinxPostTransform):
-    """Leave of a figure of motion.js its box and its still: script and style are the page's, for all of them."""
+    """Leave of a figure of interactive.js its box and its fallback: script and style are the page's."""
 
     default_priority = 11
     formats = ("html",)
@@ -200,13 +200,13 @@ MOTION = re.compile(r'<div class="fk-motion" data-figure="(\w+)" data-settings="
 
 
 def motion(name: str, settings: str) -> str:
-    """A figure's box, with the still that motion.js replaces."""
-    still = (LAB / "motion" / f"{name}.html").read_text(encoding="utf-8")
-    return f'<div class="fk-motion" data-figure="{name}" data-settings="{settings}">{still}</div>'
+    """A figure's box, with the fallback that interactive.js replaces."""
+    fallback = (LAB / "interactive" / "fallback" / f"{name}.html").read_text(encoding="utf-8")
+    return f'<div class="fk-motion" data-figure="{name}" data-settings="{settings}">{fallback}</div>'
 
 
-class MotionFigure(SphinxDirective):
-    """`{motion} race`: the figure of that name, as a chapter shows it, on another page. The content is its caption."""
+class InteractiveFigure(SphinxDirective):
+    """`{interactive} race`: the figure of that name, as a chapter shows it, on another page; captioned."""
 
     required_arguments = 1
     option_spec = {"name": str}  # noqa: RUF012
@@ -356,8 +356,8 @@ def add_to_page(app, pagename, templatename, context, doctree) -> None:
     context["around"] = {"previous": head(before or "").get("question"), "next": head(after or "").get("question")}
     context["home"] = urlsplit(app.config.html_baseurl).path or "/"
     if 'class="fk-motion"' in context.get("body", ""):
-        app.add_css_file("motion.css", priority=899)
-        app.add_js_file("motion.js")
+        app.add_css_file("interactive.css", priority=899)
+        app.add_js_file("interactive.js")
 
 
 class NameSolutions(SphinxPostTransform):
@@ -465,7 +465,10 @@ def write_sitemap(app, exception) -> None:
 
 
 def add_static_files(app, config) -> None:
-    config.html_static_path += [str(HERE / "static"), str(LAB / "motion.js"), str(LAB / "motion.css")]
+    config.html_static_path += [
+        str(HERE / "static"),
+        *(str(LAB / "interactive" / f"interactive.{kind}") for kind in ("js", "css")),
+    ]
     config.templates_path.append(str(HERE / "templates"))
     config.html_additional_pages["404"] = "404.html"
     if (ROOT / "book" / "extra" / "vendor" / "inter").exists():
@@ -481,7 +484,7 @@ def setup(app):
     app.connect("html-page-context", defer_scripts)
     app.connect("build-finished", write_sitemap)
     app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
-    app.add_directive("motion", MotionFigure)
+    app.add_directive("interactive", InteractiveFigure)
     app.add_directive("chapters", Chapters)
     app.add_post_transform(Motions)
     app.add_post_transform(Sliders)

@@ -8,7 +8,7 @@ from .setup import DEVICE, GPU, note, pick  # isort: skip  # before anything tha
 
 from flashkat_lite import records
 
-from . import exercises, figures, motion
+from . import exercises, figures, interactive
 from .exercises import check
 from .measuring import measure, timings
 from .show import claim, table
@@ -20,8 +20,8 @@ __all__ = [
     "claim",
     "exercises",
     "figures",
+    "interactive",
     "measure",
-    "motion",
     "note",
     "pick",
     "records",

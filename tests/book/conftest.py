@@ -1,4 +1,4 @@
-"""The book is built once for all workers, by the real build.py, and served to a real browser."""
+"""The book is built once for all workers, by the real `build`, and served to a real browser."""
 
 import functools
 import http.server
@@ -8,11 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
-import notebooks
 import pytest
 import triton_first  # noqa: F401
 from filelock import FileLock
-from needs import chromium
+
+from flashkat_lite.doctor import chromium
+from tools import notebooks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book" / "theme"))
 ADDRESSES = ("REPO_URL", "REPO_BRANCH", "SITE_URL", "GITHUB_REPOSITORY", "GITHUB_REF_NAME", "GITHUB_SERVER_URL")
@@ -25,11 +26,11 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def build_book():
-    """Runs a tree's build.py without a repository's address; returns the finished process."""
+    """Runs a tree's `build` without a repository's address; returns the finished process."""
 
     def build(root, environ=os.environ):
         environ = {name: value for name, value in environ.items() if name not in ADDRESSES}
-        command = [sys.executable, str(root / "book" / "tools" / "build.py")]
+        command = [sys.executable, str(root / "book" / "tools"), "build"]
         return subprocess.run(command, capture_output=True, encoding="utf-8", env=environ)
 
     return build

@@ -4,7 +4,6 @@ import re
 import shutil
 from pathlib import Path
 
-import build
 import ipywidgets
 import nbformat
 import pytest
@@ -12,6 +11,8 @@ import yaml
 from ipywidgets.embed import embed_data
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from visits import FAULTS, FRAMES, move_sliders, visit
+
+from tools.site import build
 
 ROOT = Path(__file__).resolve().parents[2]
 TAKEN = ("_config.yml", "book/theme", "book/tools", "book/images", "book/references.bib", "book/extra", "flashkat_lite")

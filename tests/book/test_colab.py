@@ -4,10 +4,11 @@ import json
 import subprocess
 import sys
 
-import colab
-import notebooks
 import pytest
-import student
+
+from tools import notebooks
+from tools.course import colab, student
+from tools.notebooks import stamp
 
 REPOSITORY = {"REPO_URL": "https://github.com/owner/book", "REPO_BRANCH": "trunk"}
 # Runs the cell twice in a Python without site-packages; argv: the cell, then "colab" or nothing.
@@ -95,8 +96,8 @@ def test_a_second_time_changes_nothing_and_another_address_replaces_the_first(ch
 
 def test_no_stamp_goes_stale_by_it(chapter):
     made = colab.with_cell(chapter, "https://a.net/b", "main")
-    assert notebooks.code_sha256(made) == notebooks.code_sha256(chapter)
-    assert notebooks.package_sha256(made) == notebooks.package_sha256(chapter)
+    assert stamp.code_sha256(made) == stamp.code_sha256(chapter)
+    assert stamp.package_sha256(made) == stamp.package_sha256(chapter)
     assert notebooks.code_cells(made)[0].id == "setup"
 
 

@@ -3,8 +3,9 @@
 import copy
 import json
 
-import compare
 import pytest
+
+from tools.measure import compare
 
 DATA = {
     "rows": 1024,

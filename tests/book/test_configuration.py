@@ -3,11 +3,11 @@
 import base64
 import hashlib
 
-import needs
 import pytest
-import vendor
 import yaml
-from build import effective_config, repository, site
+
+from tools.site import vendor
+from tools.site.build import effective_config, repository, site
 
 
 @pytest.fixture
@@ -89,15 +89,6 @@ def test_a_missing_npm_is_said_in_one_line(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     assert vendor.vendor() is False
     assert capsys.readouterr().out.count("\n") == 1
-
-
-def test_each_missing_tool_gets_one_line(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("FLASHKAT_CHROMIUM", raising=False)
-    monkeypatch.setattr(needs, "CHROMIUM_PLACES", ("chromium",))
-    lines = needs.missing()
-    assert [line.split()[0] for line in lines][:2] == ["Chromium", "npm"]
-    assert not any("\n" in line for line in lines)
 
 
 def test_an_archive_that_differs_is_refused(tmp_path):

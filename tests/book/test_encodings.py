@@ -15,10 +15,9 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 OTHERS = {"os", "Image", "tarfile", "zipfile", "archive"}  # whose `open` opens no text
-PROGRAMS = sorted({*ROOT.glob("book/tools/*.py"), *ROOT.glob("examples/*.py"), ROOT / "flashkat_lite" / "__main__.py"})
-PROGRAMS = [path for path in PROGRAMS if '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8")]
-PROGRAMS.remove(ROOT / "book" / "tools" / "grade_kernel.py")  # its output is IPython's
-ASKING = [path for path in PROGRAMS if "ArgumentParser" in path.read_text(encoding="utf-8")]
+PROGRAMS = [ROOT / folder / "__main__.py" for folder in ("book/tools", "flashkat_lite")] + [*ROOT.glob("examples/*.py")]
+TOOLS = sorted({*ROOT.glob("book/tools/*.py"), *ROOT.glob("book/tools/*/*.py")})
+ASKING = [path for path in [*TOOLS, *PROGRAMS[1:]] if "ArgumentParser" in path.read_text(encoding="utf-8")]
 TEXT_FILES = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile"}
 
 
@@ -70,20 +69,26 @@ def test_the_rule_sees_what_is_left_to_the_locale(line, found):
     assert bool(list(left_to_the_locale(ast.parse(line)))) == found
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.parent.name)
 def test_each_program_prepares_its_output_first(path):
-    last = ast.parse(path.read_text(encoding="utf-8")).body[-1]
-    assert isinstance(last, ast.If) and ast.unparse(last.body[0]) == "console.prepare()"
+    """By `console.prepare`, before anything is printed or parsed."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (preparing,) = [call.lineno for call in calls if "prepare" in ast.unparse(call.func)]
+    asking = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("print", "main")]
+    last = tree.body[-1]
+    assert isinstance(last, ast.If) and last.test.left.id == "__name__"
+    inside = preparing > last.lineno
+    assert preparing < min(line for line in asking if (line > last.lineno) == inside)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-@pytest.mark.parametrize("module", ["book/tools/console.py", "flashkat_lite/console.py"])
-def test_whatever_is_printed_arrives(module, encoding, tmp_path):
+def test_whatever_is_printed_arrives(encoding, tmp_path):
     """Names too that are no text at all, as a file's may be."""
     script = tmp_path / "script.py"
     text = "Übung … \udcff"
     script.write_text(f"import console\nconsole.prepare()\nprint({text!r})\n", encoding="utf-8")
-    environ = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str((ROOT / module).parent)}
+    environ = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT / "flashkat_lite")}
     done = subprocess.run([sys.executable, str(script)], env=environ, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode(encoding).strip() == text.encode(encoding, "backslashreplace").decode(encoding)
@@ -91,7 +96,8 @@ def test_whatever_is_printed_arrives(module, encoding, tmp_path):
 
 @pytest.mark.parametrize("path", ASKING, ids=lambda path: path.stem)
 def test_a_program_explains_itself_where_the_locale_knows_only_ascii(path, ascii_locale):
-    named = ["-m", "flashkat_lite"] if path.stem == "__main__" else [str(path)]
+    named = [str(ROOT / "book" / "tools"), path.stem] if path in TOOLS else [str(path)]
+    named = ["-m", "flashkat_lite"] if path.stem == "__main__" else named
     environ = ascii_locale | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *named, "--help"], cwd=ROOT, env=environ, capture_output=True)
     assert done.returncode == 0, done.stderr

@@ -3,10 +3,12 @@
 import datetime
 import re
 
-import notebooks
 import pytest
 
-ERRATA = (notebooks.ROOT / "book" / "errata.md").read_text(encoding="utf-8")
+from tools import notebooks
+from tools.paths import ROOT
+
+ERRATA = (ROOT / "book" / "errata.md").read_text(encoding="utf-8")
 HEAD = "| since / corrected | place | what stood there | what is right | how it was found |"
 LINES = [line for line in ERRATA[ERRATA.index(HEAD) :].splitlines()[2:] if line.startswith("|")]
 
@@ -17,9 +19,9 @@ def cells(line):
 
 def pages(line):
     """The files that a row's place names."""
-    stems = [notebooks.ROOT / "book" / name for name in re.findall(r"\{doc\}`([^`]+)`", cells(line)[1])]
+    stems = [ROOT / "book" / name for name in re.findall(r"\{doc\}`([^`]+)`", cells(line)[1])]
     found = [(stem.parent / f"{stem.name}{end}").resolve() for stem in stems for end in (".md", ".ipynb")]
-    return found + [notebooks.ROOT / "README.md"] * cells(line)[1].startswith("README")
+    return found + [ROOT / "README.md"] * cells(line)[1].startswith("README")
 
 
 def text(path):

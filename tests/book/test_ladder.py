@@ -1,7 +1,8 @@
 """README's and the introduction's ladder are what the committed record says."""
 
-import ladder
 import pytest
+
+from tools.site import ladder
 
 
 @pytest.mark.parametrize(
@@ -9,7 +10,7 @@ import pytest
 )
 def test_the_ladder_is_the_committed_records(root, path):
     made = ladder.outputs()[root / path]
-    assert (root / path).read_text(encoding="utf-8") == made, "run python book/tools/ladder.py"
+    assert (root / path).read_text(encoding="utf-8") == made, "run python book/tools ladder"
 
 
 def test_readme_shows_its_two_commands(root):

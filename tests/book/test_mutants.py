@@ -1,14 +1,15 @@
-"""`make mutants` seeds the faults that it lists, and says which of them the tests let pass."""
+"""`make mutants` seeds the faults that tests/mutants.toml lists, and says which of them the tests let pass."""
 
 import ast
 import re
 
-import mutants
 import pytest
-from mutants import Mutant
+
+from tools import mutants
+from tools.mutants import Mutant
 
 
-@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", mutants.listed(), ids=lambda mutant: mutant.name)
 def test_its_text_is_found_once_and_its_tests_exist(mutant, root):
     assert mutants.found_once(mutant), "seed the fault anew"
     assert mutant.old != mutant.new
@@ -20,9 +21,9 @@ def test_its_text_is_found_once_and_its_tests_exist(mutant, root):
         assert not name or re.search(rf"^def {name}\(", (root / file).read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_there_are_two_dozen_with_names_of_their_own():
-    names = [mutant.name for mutant in mutants.MUTANTS]
-    assert len(set(names)) == len(names) >= 24
+def test_no_two_have_one_name():
+    names = [mutant.name for mutant in mutants.listed()]
+    assert len(set(names)) == len(names) > 0
 
 
 @pytest.fixture

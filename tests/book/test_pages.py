@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import stills
 import yaml
-from vendor import Package, fetch
 from visits import FAULTS, TOO_WIDE, UNCHOSEN, move_motions, move_sliders, visit
 
-from flashkat_lite.lab import motion
+from flashkat_lite.lab import interactive
+from tools.site import fallbacks
+from tools.site.vendor import Package, fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -198,6 +198,7 @@ def test_on_paper_there_is_the_article_alone(browser, base):
         assert tab.locator(".fk-frame:not([hidden]) svg").first.is_visible()
 
 
-def test_the_stills_are_what_the_script_draws(browser):
-    for name, given in stills.settings().items():
-        assert stills.drawn(browser, name, given) == (motion.STILLS / f"{name}.html").read_text(encoding="utf-8"), name
+def test_the_fallbacks_are_what_the_script_draws(browser):
+    for name, given in fallbacks.settings().items():
+        kept = (interactive.FALLBACK / f"{name}.html").read_text(encoding="utf-8")
+        assert fallbacks.drawn(browser, name, given) == kept, name

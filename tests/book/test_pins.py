@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import wheelhouse
+
+from tools.measure import wheelhouse
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISE = r"Python 3\.(\d+) to 3\.(\d+)"

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import tomllib
-import wheelhouse
 import yaml
 from packaging.requirements import Requirement
+
+from tools.measure import wheelhouse
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMS = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config")
@@ -135,18 +136,18 @@ def make(tmp_path):
 
 @pytest.mark.parametrize("folder", ["HW 07", "O'Brien", 'a "quote"', "a;b&c|d", "`date`", "*", "-rf", "ü", "a  b"])
 def test_make_grade_takes_a_folder_of_any_name(make, folder):
-    tool = "book/tools/grade.py"
-    assert make("grade", f"SUBMISSIONS={folder}") == [tool, "--", folder]
+    tool = ["book/tools", "grade"]
+    assert make("grade", f"SUBMISSIONS={folder}") == [*tool, "--", folder]
     words = make("grade", f"SUBMISSIONS={folder}", f"OUT={folder}", "ARGS=--jobs 4 --memory 2")
-    assert words == [tool, f"--out={folder}", "--jobs", "4", "--memory", "2", "--", folder]
+    assert words == [*tool, f"--out={folder}", "--jobs", "4", "--memory", "2", "--", folder]
 
 
 def test_make_grade_takes_no_folder_from_somebody_elses_variable(make):
-    assert make("grade", OUT="/elsewhere", ARGS="--cell 1", SUBMISSIONS="") == ["book/tools/grade.py", "--", ""]
+    assert make("grade", OUT="/elsewhere", ARGS="--cell 1", SUBMISSIONS="") == ["book/tools", "grade", "--", ""]
 
 
 def test_make_takes_several_chapters_and_one_port(make):
-    assert make("execute", "CHAPTERS=07 09") == ["book/tools/execute.py", "07", "09"]
+    assert make("execute", "CHAPTERS=07 09") == ["book/tools", "execute", "07", "09"]
     assert make("serve", "PORT=90 00")[-1] == "90 00"
 
 

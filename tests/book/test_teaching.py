@@ -2,7 +2,7 @@
 
 import re
 
-import notebooks
+from tools import notebooks
 
 
 def test_the_table_of_chapters_has_the_notebooks_exercises_and_points(root):

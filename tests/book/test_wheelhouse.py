@@ -1,6 +1,6 @@
 """The wheels for a machine without a network: all that Jupyter needs there, nothing that it has."""
 
-import wheelhouse
+from tools.measure import wheelhouse
 
 
 def names(python_version="3.12", machine="x86_64"):

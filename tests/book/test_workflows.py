@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import vendor
 import yaml
 from filelock import FileLock
+
+from tools.site import vendor
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

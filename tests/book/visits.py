@@ -132,7 +132,7 @@ def move_sliders(tab):
 
 
 def move_motions(tab):
-    """Use each control of the figures of motion.js by keyboard; returns what changes nothing or draws no number."""
+    """Use each control of interactive.js's figures by keyboard; returns what changes nothing or draws no number."""
     wrong = []
     for place, control in enumerate(tab.query_selector_all(".fk-motion-controls :is([type=range], :checked, button)")):
         what = f"control {place} of the moving figures ({control.evaluate('(c) => c.type')})"

@@ -5,10 +5,10 @@ import collections
 import re
 import warnings
 
-import execute
-import notebooks
 import pytest
-import status
+
+from tools import notebooks
+from tools.notebooks import execute, stamp, status
 
 CHAPTERS = notebooks.select([])
 PLACES = re.compile(r"/home/|/root/|/tmp/|\b[A-Z]:\\")
@@ -100,7 +100,7 @@ def test_it_begins_as_every_chapter_does(path, read):
     notebook = read(path)
     assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
     assert re.match(r"# \S", notebook.cells[0].source)
-    first = notebooks.parse(notebooks.code_cells(notebook)[0].source).body[0]
+    first = stamp.parse(notebooks.code_cells(notebook)[0].source).body[0]
     assert ast.unparse(first) == "from flashkat_lite import lab"
 
 
@@ -122,15 +122,15 @@ def test_its_exercises_are_complete(path, read):
 @every_chapter
 def test_its_stubs_raise_only_when_called(path, read):
     for name, cells in exercises(read(path)).items():
-        stub = notebooks.definitions(notebooks.parse(cells["exercise"].source))
+        stub = stamp.definitions(stamp.parse(cells["exercise"].source))
         raising = [defined for defined, tree in stub.items() if "NotImplementedError" in ast.unparse(tree)]
         assert raising, name
-        exec_free = all(isinstance(node, ALLOWED) for node in notebooks.parse(cells["exercise"].source).body)
+        exec_free = all(isinstance(node, ALLOWED) for node in stamp.parse(cells["exercise"].source).body)
         assert exec_free, f"{name}: a stub defines, and does nothing else"
-        solution = notebooks.parse(cells["solution"].source)
-        assert {f"{defined}_solution" for defined in raising} <= notebooks.definitions(solution).keys(), name
+        solution = stamp.parse(cells["solution"].source)
+        assert {f"{defined}_solution" for defined in raising} <= stamp.definitions(solution).keys(), name
         assert "_solution" not in cells["check"].source, f"{name}: its check needs what students do not have"
-        (check,) = notebooks.parse(cells["check"].source).body
+        (check,) = stamp.parse(cells["check"].source).body
         last = solution.body[-1]
         assert ast.unparse(check) == ast.unparse(last).replace("_solution", ""), name
 
@@ -161,14 +161,12 @@ def test_no_two_figures_share_a_name(read):
 
 @every_chapter
 def test_its_tagged_definitions_are_the_packages(path, read):
-    package = notebooks.Package()
+    package = stamp.Package()
     for cell in read(path).cells:
         for module in [tag.removeprefix("source:") for tag in notebooks.tags(cell) if tag.startswith("source:")]:
-            here = notebooks.definitions(notebooks.parse(cell.source))
-            there = notebooks.definitions(package.tree(module))
+            here = stamp.definitions(stamp.parse(cell.source))
+            there = stamp.definitions(package.tree(module))
             assert here, f"{cell.id} defines nothing"
             for name, tree in here.items():
                 assert name in there, f"{cell.id}: {module} defines no {name}"
-                assert notebooks.syntax(tree) == notebooks.syntax(there[name]), (
-                    f"{cell.id}: {name} differs from {module}'s"
-                )
+                assert stamp.syntax(tree) == stamp.syntax(there[name]), f"{cell.id}: {name} differs from {module}'s"

@@ -1,8 +1,9 @@
 """`make execute`: what passes is kept, stamped; what fails changes nothing and is named."""
 
-import execute
-import notebooks
 import pytest
+
+from tools import notebooks
+from tools.notebooks import execute, stamp
 
 FACTS = {"gpu": "NVIDIA H200", "driver": "580.1", "versions": {"torch": "2.11.0", "triton": "3.6.0"}}
 WIDGETS = """import ipywidgets as w
@@ -42,13 +43,13 @@ def test_a_chapter_that_passes_is_kept_stamped_and_repeatable(house, notebook, c
     for _ in range(2):
         execute.main(["01"])
         made = notebooks.read(path)
-        stamp = made.metadata.flashkat
-        assert stamp.pop("seconds") > 0
+        kept = made.metadata.flashkat
+        assert kept.pop("seconds") > 0
         texts.append(notebooks.text(made))
     assert texts[0] == texts[1]
-    assert stamp.gpu == "NVIDIA H200" and stamp.driver == "580.1" and stamp.versions.torch == "2.11.0"
-    assert stamp.code_sha256 == notebooks.code_sha256(made)
-    assert stamp.package_sha256 == notebooks.package_sha256(made)
+    assert kept.gpu == "NVIDIA H200" and kept.driver == "580.1" and kept.versions.torch == "2.11.0"
+    assert kept.code_sha256 == stamp.code_sha256(made)
+    assert kept.package_sha256 == stamp.package_sha256(made)
     streams, address, widgets, check = made.cells[1:]
     assert [output.text for output in streams.outputs] == ["out\nmore\n", "err\n"]
     assert address.outputs[0].data["text/plain"] == "<object at 0x…>"
@@ -121,7 +122,7 @@ def test_a_cpus_outputs_say_so(house, notebook, code):
     made = notebooks.read(path)
     assert made.cells[1].outputs[0].data["text/plain"] == "1"
     assert made.metadata.flashkat.gpu is None
-    assert notebooks.staleness(made) == ["executed without a GPU"]
+    assert stamp.staleness(made) == ["executed without a GPU"]
 
 
 def test_names_of_chapters(house, notebook):

@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 
-import notebooks
 import pytest
-import record
-import status
+
+from flashkat_lite import records
+from tools import notebooks
+from tools.measure import record
+from tools.notebooks import stamp, status
 
 RECORD = {
     "experiment": "ladder",
@@ -38,14 +40,14 @@ def house(tmp_path):
 def chapter(house, notebook, code):
     """Writes the chapter with this stamp and code."""
 
-    def write(stamp=None, source="from flashkat_lite import ops"):
+    def write(facts=None, source="from flashkat_lite import ops"):
         made = notebook(code("from flashkat_lite import ops", "a"))
-        if stamp:
+        if facts:
             hashes = {
-                "code_sha256": notebooks.code_sha256(made),
-                "package_sha256": notebooks.package_sha256(made, house),
+                "code_sha256": stamp.code_sha256(made),
+                "package_sha256": stamp.package_sha256(made, house),
             }
-            made.metadata.flashkat = hashes | stamp
+            made.metadata.flashkat = hashes | facts
         made.cells[1].source = source
         notebooks.write(made, house / "chapters" / "01_first.ipynb")
 
@@ -110,7 +112,13 @@ def test_nothing_to_move_says_how_to_measure(tmp_path, capsys, monkeypatch):
 
 def test_records_in_the_book_keep_to_the_schema(root):
     for path in root.glob("book/data/*/*.json"):
-        assert record.problems(json.loads(path.read_text(encoding="utf-8")), path) == [], path
+        assert records.problems(json.loads(path.read_text(encoding="utf-8")), path) == [], path
+
+
+def test_a_record_that_is_read_and_saved_again_is_the_same_bytes(root, tmp_path):
+    for path in root.glob("book/data/*/*.json"):
+        records.read(path).save(tmp_path / path.name)
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path
 
 
 def test_a_fresh_chapter(house, chapter):
@@ -166,4 +174,4 @@ def test_a_missing_record_names_the_command_that_makes_it(environment):
     answer = json.loads(asked.stdout.splitlines()[-1])
     assert "book/data/h200/nothing.json" in answer["message"]
     assert "make execute CHAPTERS=07 && make record" in answer["message"]
-    assert set(answer["fields"]) == record.SCHEMA.keys()
+    assert set(answer["fields"]) == records.SCHEMA.keys()

@@ -14,20 +14,20 @@ import time
 import zipfile
 from pathlib import Path
 
-import grade
-import grade_collect
-import grade_feedback
-import grade_kernel
-import grade_table
 import nbformat
-import notebooks
 import psutil
 import pytest
-import student
 import torch
 
 from flashkat_lite.lab.exercises import common
 from flashkat_lite.lab.exercises.common import Wrong
+from tools import notebooks
+from tools.course import grade, student
+from tools.course.grading import collect as grade_collect
+from tools.course.grading import feedback as grade_feedback
+from tools.course.grading import kernel as grade_kernel
+from tools.course.grading import table as grade_table
+from tools.paths import TOOLS
 
 CHAPTERS = notebooks.select([])
 CHEAPEST = "07_atomic_backward"  # the one that is tried without a GPU too
@@ -69,7 +69,7 @@ def chapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("book")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebooks, "CHAPTERS", folder / "chapters")
-        patch.setattr(notebooks, "BUILD", folder / "build")
+        patch.setattr(grade, "BUILD", folder / "build")
         notebooks.write(made, folder / "chapters" / "01_first.ipynb")
         yield made
 
@@ -751,7 +751,7 @@ def test_a_folder_that_cannot_be_written_gets_one_line(quick, chapter, tmp_path)
 def test_a_clone_that_cannot_be_written_grades_all_the_same(quick, chapter, tmp_path, monkeypatch):
     notebooks.write(submission(chapter), tmp_path / "in" / "a.ipynb")
     (tmp_path / "file").write_text("", encoding="utf-8")
-    monkeypatch.setattr(notebooks, "BUILD", tmp_path / "file" / "_build")
+    monkeypatch.setattr(grade, "BUILD", tmp_path / "file" / "_build")
     grade.main([str(tmp_path / "in")])
     assert row_of(tmp_path / "in", "a.ipynb")[2] == "2"
 
@@ -822,7 +822,7 @@ def test_a_missing_folder_gets_one_line():
 CONFINED = """
 import os, signal, sys
 sys.path.insert(0, {tools!r})
-import grade_kernel
+from tools.course.grading import kernel as grade_kernel
 if not grade_kernel.confine({inside!r}):
     sys.exit(77)
 open({inside!r} + "/new", "w").write("written")
@@ -839,7 +839,7 @@ def test_a_notebook_writes_in_its_own_folder_only(tmp_path):
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     outside.write_text("kept", encoding="utf-8")
     inside.mkdir()
-    script = CONFINED.format(tools=str(Path(grade.__file__).parent), inside=str(inside), outside=str(outside))
+    script = CONFINED.format(tools=str(TOOLS.parent), inside=str(inside), outside=str(outside))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8")
     if done.returncode == 77:
         pytest.skip("this system lets no process confine itself")

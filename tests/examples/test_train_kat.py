@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODEL = ["--cpu", "--width", "8", "--depth", "2", "--heads", "2", "--batch", "64", "--log-every", "1"]
 
 
@@ -27,15 +29,6 @@ def train_kat(script):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the processes: the order of sums depends on it, and more would wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import traceback
 import warnings
 from pathlib import Path
 
-import notebooks
 import numpy as np
 import pytest
 import torch
@@ -23,6 +22,7 @@ from flashkat_lite.kernels import INTERPRETED
 from flashkat_lite.lab.counting import accesses
 from flashkat_lite.lab.exercises.ch07 import column_sums_copies_solution
 from flashkat_lite.lab.exercises.common import Wrong, same_number
+from tools import notebooks
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="make test runs these in a process of their own")
 

@@ -28,15 +28,6 @@ def test_eager_code_on_plain_tensors_does_not_go_through_the_registered_op(devic
         rational(x, table, b).sum().backward()
 
 
-@pytest.fixture
-def one_thread():
-    """GELU of a busy machine's many threads is slow enough to make any function look good."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the launches count, too")
 def test_without_launches_it_costs_the_host_no_more_than_one_and_a_half_times_gelu(monkeypatch, one_thread):
     """Outputs are allocated and nothing is computed; GELU does compute, 96 elements in well under a microsecond."""

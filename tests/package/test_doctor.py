@@ -13,7 +13,6 @@ from flashkat_lite import __main__ as command
 from flashkat_lite import doctor, hardware
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a GPU")
-H200 = hardware.Device("NVIDIA H200", "h200", "9.0", 132, 2**37, 60 * 2**20, "580.159.04", 4.8e12)
 
 
 def by_name(findings):
@@ -31,6 +30,19 @@ def test_doctor_says_what_is_there_and_for_each_thing_missing_what_to_do(capsys,
     assert {"GPU", "ncu", "make", "npm", "chromium"} <= set(missing)
     assert all(after.strip().startswith("->") for line, after in itertools.pairwise(lines) if line.startswith(" --"))
     assert max(map(len, lines)) <= 130 and "".join(lines).isascii(), "fits a terminal, and any encoding"
+
+
+def test_of_what_the_tests_can_do_without_doctor_says_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("FLASHKAT_CHROMIUM", raising=False)
+    monkeypatch.setattr(doctor, "CHROMIUM_NAMES", ("chromium",))
+    assert command.main(["doctor", "--optional"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[:4:2]] == ["chromium", "npm"]
+    assert all("->" in line for line in lines[1::2])
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(hardware, "versions", lambda: {"triton": "3.7.1"})
+    assert command.main(["doctor", "--optional"]) == 0 and capsys.readouterr().out == ""
 
 
 @without_gpu
@@ -89,15 +101,15 @@ def test_doctor_tells_no_gpu_from_no_cuda_build_from_no_driver(monkeypatch, smi,
 
 
 @pytest.mark.parametrize("measured,share,advice", [(4200.0, "88%", False), (2000.0, "42%", True)])
-def test_with_a_gpu_doctor_compares_the_measured_copy_with_the_datasheet(monkeypatch, measured, share, advice):
+def test_with_a_gpu_doctor_compares_the_measured_copy_with_the_datasheet(monkeypatch, h200, measured, share, advice):
     monkeypatch.setattr(hardware, "measured_copy_bandwidth", lambda: measured)
     monkeypatch.setattr(doctor, "kernels_agree", lambda: None)
-    found = by_name(doctor._gpu(H200, "3.7.1"))
+    found = by_name(doctor._gpu(h200, "3.7.1"))
     assert found["GPU"].value == "NVIDIA H200" and found["driver"].value == "580.159.04"
     assert share in found["copy bandwidth"].value and "4800" in found["copy bandwidth"].value
     assert bool(found["copy bandwidth"].advice) == advice
     assert found["kernels"].status == "ok" and "interpreter" not in found
-    assert "kernels" not in by_name(doctor._gpu(H200, None)), "there are none without Triton"
+    assert "kernels" not in by_name(doctor._gpu(h200, None)), "there are none without Triton"
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,16 @@ import copy
 import json
 import types
 
-import models
 import pytest
-import record
 import torch
 from torch.nn import functional
 
-from flashkat_lite import hardware
+from flashkat_lite import hardware, records
 from flashkat_lite.vit import SIZES, VisionTransformer
+from tools.measure import models
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a GPU")
-H200 = hardware.Device("NVIDIA H200", "h200", "9.0", 132, 2**37, 60 * 2**20, "580.159.04", 4.8e12)
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"image_size": 16, "patch_size": 8, "classes": 10, "width": 16, "depth": 1, "heads": 2}
 VALUES = {
     "parameters": 5,
@@ -26,15 +25,6 @@ VALUES = {
     "gpu_ms": 8.0,
     "kernels": [],
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors here are small: threads would only wait for one another, the more so beside other workers."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(mlp):
@@ -230,7 +220,7 @@ def test_lines_hold_the_speed_relative_to_vit_in_the_same_turns(capsys):
 
 
 @pytest.fixture
-def on_a_gpu(monkeypatch, tmp_path):
+def on_a_gpu(monkeypatch, tmp_path, h200):
     """main() as on an H200 whose measurements are made up; `on_a_gpu.asked` lists them, `.ms` is the next figure."""
     made = types.SimpleNamespace(asked=[], ms=10.0, date="2026-01-01", verified=[])
 
@@ -238,17 +228,17 @@ def on_a_gpu(monkeypatch, tmp_path):
         made.asked.append((mode, list(built), rounds))
         return {name: {"ms": made.ms, **VALUES} for name in built}
 
-    def provenance():
-        device = {"name": "NVIDIA H200", "slug": "h200", "driver": "1", "count": 1}
+    def provenance(count):
+        device = {"name": "NVIDIA H200", "slug": "h200", "driver": "1", "count": count}
         return {"device": device, "versions": {"torch": "2.11", "triton": "3.6"}, "date": made.date}
 
     monkeypatch.setattr(models, "measure", measure)
     monkeypatch.setattr(models, "synthetic", lambda *_: (None, None))
-    monkeypatch.setattr(models, "random_inputs", lambda *_: ())
-    monkeypatch.setattr(models, "verify", made.verified.append)
+    monkeypatch.setattr(models, "random_inputs", lambda *_, **__: ())
+    monkeypatch.setattr(models, "check_kernels", made.verified.append)
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
-    monkeypatch.setattr(models, "ROOT", tmp_path)
-    monkeypatch.setattr(hardware, "device", lambda: H200)
+    monkeypatch.setattr(records, "REPOSITORY", tmp_path)
+    (tmp_path / "book").mkdir()
     monkeypatch.setattr(hardware, "provenance", provenance)
     made.path = tmp_path / "_build" / "records" / "h200" / "models.json"
     made.read = lambda: json.loads(made.path.read_text(encoding="utf-8"))
@@ -258,8 +248,8 @@ def on_a_gpu(monkeypatch, tmp_path):
 def test_a_whole_run_makes_a_good_record_of_every_size_mode_and_variant(on_a_gpu):
     assert models.main([]) == 0
     found = on_a_gpu.read()
-    assert record.problems(found, on_a_gpu.path) == []
-    assert found["command"] == "python book/tools/models.py" and found["data"]["batch"] == 256
+    assert records.problems(found, on_a_gpu.path) == []
+    assert found["command"] == "python book/tools models" and found["data"]["batch"] == 256
     rows = [(row["size"], row["mode"], row["variant"]) for row in found["data"]["results"]]
     assert len(rows) == len(set(rows)) == 3 * (3 + 2 + 2)
     assert [mode for mode, *_ in on_a_gpu.asked] == ["eager"] * 3 + ["compiled"] * 3 + ["graphs"] * 3, (
@@ -273,9 +263,7 @@ def test_runs_that_split_the_work_add_up_and_a_new_one_replaces_what_it_measured
     models.main(["--sizes", "tiny", "small"])
     models.main(["--sizes", "base", "--out", str(on_a_gpu.path)])
     split = on_a_gpu.read()
-    assert (
-        split["command"] == "python book/tools/models.py --sizes tiny small && python book/tools/models.py --sizes base"
-    )
+    assert split["command"] == "python book/tools models --sizes tiny small && python book/tools models --sizes base"
     on_a_gpu.ms = 20.0
     models.main(["--sizes", "small", "--modes", "eager"])
     data = on_a_gpu.read()["data"]["results"]
@@ -284,7 +272,7 @@ def test_runs_that_split_the_work_add_up_and_a_new_one_replaces_what_it_measured
         assert row["ms"] == (20.0 if row["size"] == "small" and row["mode"] == "eager" else 10.0)
     models.main([])
     assert len(on_a_gpu.read()["data"]["results"]) == 21
-    assert on_a_gpu.read()["command"] == "python book/tools/models.py", "it replaced all that the others measured"
+    assert on_a_gpu.read()["command"] == "python book/tools models", "it replaced all that the others measured"
 
 
 @pytest.mark.parametrize("change", ["date", "batch"])
@@ -308,7 +296,7 @@ def test_a_run_that_is_killed_keeps_what_it_has(on_a_gpu, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         models.main([])
     found = on_a_gpu.read()
-    assert record.problems(found, on_a_gpu.path) == []
+    assert records.problems(found, on_a_gpu.path) == []
     assert [row["size"] for row in found["data"]["results"]] == ["tiny"] * 3 + ["small"] * 3
 
 
@@ -318,7 +306,7 @@ def test_quick_is_tiny_and_eager_and_writes_only_where_told(on_a_gpu, tmp_path):
     assert on_a_gpu.asked[0][2] < models.ROUNDS and not on_a_gpu.path.exists()
     out = tmp_path / "elsewhere" / "models.json"
     models.main(["--quick", "--out", str(out)])
-    assert json.loads(out.read_text(encoding="utf-8"))["command"] == "python book/tools/models.py --quick"
+    assert json.loads(out.read_text(encoding="utf-8"))["command"] == "python book/tools models --quick"
 
 
 @pytest.mark.parametrize("arguments", [["--sizes", "huge"], ["--modes", "fast"], ["--variants", "swin"]])

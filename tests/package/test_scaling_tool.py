@@ -1,8 +1,9 @@
 import json
 
 import pytest
-import scaling
 import torch
+
+from tools.measure import scaling
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a GPU")
 
@@ -19,7 +20,7 @@ def test_two_processes_train_together_and_one_sets_the_scale(tmp_path, capsys):
     out = tmp_path / "deep" / "scaling.json"
     assert scaling.main(["--quick", "--out", str(out)]) == 0
     record = json.loads(out.read_text(encoding="utf-8"))
-    assert record["experiment"] == "scaling" and record["command"] == "python book/tools/scaling.py --quick"
+    assert record["experiment"] == "scaling" and record["command"] == "python book/tools scaling --quick"
     one, *two = record["data"]["results"]
     assert one["gpus"] == 1 and one["fraction_of_linear"] == 1 and one["ms_all_reduce_alone"] == 0
     assert [(row["gpus"], row["bucket_mb"]) for row in two] == [(2, 1), (2, 25)]

@@ -11,6 +11,8 @@ from flashkat_lite import GRKAN
 from flashkat_lite.reference import rational_reference
 from flashkat_lite.vit import MLPS, SIZES, VisionTransformer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"image_size": 16, "patch_size": 8, "classes": 10, "width": 32, "depth": 2, "heads": 2}
 BOTH = pytest.mark.parametrize("mlp", MLPS)
 
@@ -18,15 +20,6 @@ BOTH = pytest.mark.parametrize("mlp", MLPS)
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors here are small: threads would only wait for one another, the more so beside other workers."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small(mlp, **options):

@@ -5,12 +5,12 @@ import subprocess
 import sys
 import zipfile
 
-import notebooks
 import pytest
 import tomllib
 import yaml
 
 import flashkat_lite
+from tools import notebooks
 
 USE = """
 import pathlib, sys

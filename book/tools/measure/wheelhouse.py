@@ -16,12 +16,12 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
-import console
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..paths import ROOT
+
 WHEELS = ROOT / ".whl"
 WANTED = ("nbmake", "nbclient", "ipykernel", "ipywidgets")
 THERE = {"torch", "triton", "numpy", "matplotlib", "scikit-learn", "scipy", "sympy", "pillow"}
@@ -100,8 +100,3 @@ def main() -> None:
     )
     print("  python3 -m pip install --no-index --no-deps --target site .whl/*.whl")
     print("  PYTHONPATH=site:. make execute PY=python3")
-
-
-if __name__ == "__main__":
-    console.prepare()
-    main()

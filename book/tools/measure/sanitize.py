@@ -1,16 +1,19 @@
-"""compute-sanitizer on all our kernels at odd shapes: `python book/tools/sanitize.py`, on a GPU. Fails on any error."""
+"""compute-sanitizer on all our kernels at odd shapes: `python book/tools sanitize`, on a GPU. Fails on any error."""
 
 import argparse
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+import time
 
-import console
+import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("memcheck", "racecheck", "initcheck")
+from flashkat_lite import ops
+
+from ..paths import TOOLS
+
+CHECKERS = ("memcheck", "racecheck", "initcheck")
 # rows, columns, groups, degrees, dtype: widths that no vector divides, one row, several tiles, a strided gradient
 SHAPES = (
     (37, 56, 8, (5, 4), "float32"),
@@ -26,11 +29,6 @@ def launch_all():
 
     Inputs are made on the CPU: the fewer kernels of PyTorch's run, the less there is to instrument.
     """
-    import time
-
-    import torch
-
-    from flashkat_lite import ops
     from flashkat_lite.kernels.forward import forward
 
     torch.manual_seed(0)
@@ -48,11 +46,9 @@ def launch_all():
 
 
 def main():
-    import torch
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="which to run (default: all)")
+    parser.add_argument("--tools", nargs="+", choices=CHECKERS, default=CHECKERS, help="which to run (default: all)")
     options = parser.parse_args()
     if options.launch:
         launch_all()
@@ -69,13 +65,7 @@ def main():
             for name in ("forward", "backward", "sum_partials"):
                 command += ["--kernel-name", f"kns={name}"]
         print(f"{tool} …", flush=True)
-        done = subprocess.run([*command, sys.executable, __file__, "--launch"], env=environment)
+        done = subprocess.run([*command, sys.executable, str(TOOLS), "sanitize", "--launch"], env=environment)
         print(f"{tool}: exit {done.returncode}", flush=True)
         failed += done.returncode != 0
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    console.prepare()
-    sys.path.insert(0, str(ROOT))
-    sys.exit(main())

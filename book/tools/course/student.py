@@ -1,11 +1,12 @@
 """`make student`: the chapters without solutions and outputs, in _build/student."""
 
-import colab
-import console
 import nbformat
-import notebooks
 
-FOLDER = notebooks.BUILD / "student"
+from .. import notebooks
+from ..paths import BUILD
+from . import colab
+
+FOLDER = BUILD / "student"
 
 
 def for_student(notebook, chapter):
@@ -28,8 +29,3 @@ def main():
         notebook = for_student(notebooks.read(path), path.stem)
         notebooks.write(colab.with_cell(notebook, *where) if where else notebook, FOLDER / path.name)
         print(FOLDER / path.name)
-
-
-if __name__ == "__main__":
-    console.prepare()
-    main()

@@ -1,6 +1,7 @@
-"""Figures that the reader moves, drawn by motion.js in a page and in JupyterLab; a still stands where no script runs.
+"""Figures that the reader moves, drawn by interactive.js in a page and in JupyterLab.
 
-The stills in motion/ are what the script draws first: `python book/tools/stills.py` writes them, a test compares.
+Where no script runs, what is in fallback/ stands instead: what the script draws first. `python book/tools fallbacks`
+writes it, a test compares.
 """
 
 import json
@@ -13,9 +14,9 @@ from IPython.display import HTML, display
 from flashkat_lite import coefficients
 from flashkat_lite.records import Record
 
-SCRIPT, STYLE = (Path(__file__).with_name(f"motion.{kind}") for kind in ("js", "css"))
+SCRIPT, STYLE = (Path(__file__).with_name(f"interactive.{kind}") for kind in ("js", "css"))
 SUBSCRIPTS = "₀₁₂₃₄₅"
-STILLS = Path(__file__).with_name("motion")
+FALLBACK = Path(__file__).with_name("fallback")
 RUNGS = {"atomic": "Atomic additions", "block": "Block reduction", "stationary": "Stationary sums"}
 
 
@@ -66,6 +67,8 @@ def _numbers(line: Mapping) -> dict:
 
 
 def _show(figure: str, settings: Mapping) -> None:
-    style, script, still = (p.read_text(encoding="utf-8") for p in (STYLE, SCRIPT, STILLS / f"{figure}.html"))
-    box = f'<div class="fk-motion" data-figure="{figure}" data-settings="{escape(json.dumps(settings))}">{still}</div>'
+    style, script, fallback = (p.read_text(encoding="utf-8") for p in (STYLE, SCRIPT, FALLBACK / f"{figure}.html"))
+    box = (
+        f'<div class="fk-motion" data-figure="{figure}" data-settings="{escape(json.dumps(settings))}">{fallback}</div>'
+    )
     display(HTML(f"<style>{style}</style>{box}<script>{script}</script>"))

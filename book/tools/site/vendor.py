@@ -14,9 +14,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import console
+from ..paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+
 VENDOR = ROOT / "book" / "extra" / "vendor"
 
 
@@ -69,7 +69,7 @@ def verify(archive: Path, package: Package) -> None:
     found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if found != package.integrity:
         raise IntegrityError(
-            f"{package.name}@{package.version} is not the archive that book/tools/vendor.py pins:\n"
+            f"{package.name}@{package.version} is not the archive that book/tools/site/vendor.py pins:\n"
             f"  pinned {package.integrity}\n  found  {found}"
         )
 
@@ -125,6 +125,5 @@ def vendor() -> bool:
     return True
 
 
-if __name__ == "__main__":
-    console.prepare()
-    sys.exit(0 if vendor() else 1)
+def main() -> int:
+    return 0 if vendor() else 1

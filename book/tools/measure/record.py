@@ -3,36 +3,9 @@
 import json
 import sys
 
-import console
-import notebooks
+from flashkat_lite.records import problems
 
-FRESH = notebooks.BUILD / "records"
-KEPT = notebooks.ROOT / "book" / "data"
-SCHEMA = {
-    "experiment": str,
-    "title": str,
-    "device": dict,
-    "versions": dict,
-    "date": str,
-    "command": str,
-    "data": dict | list,
-}
-
-
-def problems(record, path):
-    """What is wrong with a record; [] for a good one."""
-    found = [
-        f"{name} is missing" if name not in record else f"{name} is a {type(record[name]).__name__}"
-        for name, kind in SCHEMA.items()
-        if not isinstance(record.get(name), kind)
-    ]
-    found += [f"{name} is not part of a record" for name in record.keys() - SCHEMA.keys()]
-    if not found:
-        found += [f"device has no {name}" for name in ("name", "count", "driver") if name not in record["device"]]
-        found += [f"versions has no {name}" for name in ("torch", "triton") if name not in record["versions"]]
-        if record["experiment"] != path.stem:
-            found.append(f"experiment is {record['experiment']!r}, the file {path.stem!r}")
-    return found
+from ..paths import FRESH, KEPT
 
 
 def changes(old, new):
@@ -100,8 +73,3 @@ def main():
         print("No fresh measurement in _build/records: chapters write them when they run on a GPU (make execute).")
     if refused:
         sys.exit(f"{refused} record(s) refused")
-
-
-if __name__ == "__main__":
-    console.prepare()
-    main()

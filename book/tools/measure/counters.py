@@ -1,4 +1,4 @@
-"""Nsight Compute's counters of our kernels, on a GPU where ncu may read them: `python book/tools/counters.py`.
+"""Nsight Compute's counters of our kernels, on a GPU where ncu may read them: `python book/tools counters`.
 
 Writes _build/records/<gpu>/counters.json: throughputs, issue, registers, and the cycles that a warp waits for each
 reason between two instructions it issues. Clocks are left as they are (`--clock-control none`).
@@ -12,9 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import console
+from flashkat_lite import hardware, ops, records
+from flashkat_lite.testing import random_inputs
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..paths import TOOLS
+
 SMALL, FULL, COLUMNS = 64 * 197, 1024 * 197, 768  # the atomic kernel alone would take a second at full size
 METRICS = {
     "gpu__time_duration.sum": "ns",
@@ -37,25 +39,10 @@ METRICS = {
 }
 STALL = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
 STALLS = (
-    "barrier",
-    "branch_resolving",
-    "dispatch_stall",
-    "drain",
-    "imc_miss",
-    "lg_throttle",
-    "long_scoreboard",
-    "math_pipe_throttle",
-    "membar",
-    "mio_throttle",
-    "misc",
-    "no_instruction",
-    "not_selected",
-    "selected",
-    "short_scoreboard",
-    "sleeping",
-    "tex_throttle",
-    "wait",
-)
+    "barrier", "branch_resolving", "dispatch_stall", "drain", "imc_miss", "lg_throttle", "long_scoreboard",
+    "math_pipe_throttle", "membar", "mio_throttle", "misc", "no_instruction", "not_selected", "selected",
+    "short_scoreboard", "sleeping", "tex_throttle", "wait",
+)  # fmt: skip
 RUNS = (  # name, rung or forward, rows, dtype; each launches its kernels once
     ("atomic_float32", "atomic", SMALL, "float32"),
     ("block_float32", "block", FULL, "float32"),
@@ -71,9 +58,7 @@ def launch_all():
     """What ncu looks at: after a warm-up, each run's kernels between two marks of the profiler."""
     import torch
 
-    from flashkat_lite import ops
     from flashkat_lite.kernels.forward import forward
-    from flashkat_lite.testing import random_inputs
 
     for measured in (False, True):
         if measured:
@@ -91,16 +76,9 @@ def capture():
     metrics = ",".join([*METRICS, *(STALL.format(name) for name in STALLS)])
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        run = [
-            "ncu",
-            "--clock-control",
-            "none",
-            "--profile-from-start",
-            "off",
-            "-k",
-            "regex:^(forward|backward).*_kernel$",
-        ]
-        run += ["--metrics", metrics, "-f", "-o", str(report), sys.executable, __file__, "--launch"]
+        run = ["ncu", "--clock-control", "none", "--profile-from-start", "off"]
+        run += ["-k", "regex:^(forward|backward).*_kernel$"]
+        run += ["--metrics", metrics, "-f", "-o", str(report), sys.executable, str(TOOLS), "counters", "--launch"]
         done = subprocess.run(run, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
             sys.exit(f"ncu failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
@@ -127,8 +105,6 @@ def results(rows):
 
 
 def main():
-    from flashkat_lite import hardware, records
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--launch", action="store_true", help=argparse.SUPPRESS)
@@ -143,7 +119,7 @@ def main():
     record = records.make(
         "counters",
         title="What Nsight Compute counted",
-        command="python book/tools/counters.py",
+        command="python book/tools counters",
         data={"ncu": version.strip().splitlines()[-1], "groups": 8, "degrees": [5, 4], "runs": results(capture())},
     )
     path = options.out or records.fresh_path("counters")
@@ -153,9 +129,3 @@ def main():
         print(name, share, dict(sorted(run["stalls"].items(), key=lambda s: -s[1])[:4]))
     print(f"Written: {path}")
     return 0
-
-
-if __name__ == "__main__":
-    console.prepare()
-    sys.path.insert(0, str(ROOT))
-    sys.exit(main())

@@ -14,10 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import console
-import notebooks
+from .. import notebooks
+from ..paths import BUILD, ROOT
+from . import stamp
 
-FOLDER = notebooks.BUILD / "execute"
+FOLDER = BUILD / "execute"
 TIMEOUT = 1200  # seconds a cell
 LOCAL_SETTINGS = ("MPLBACKEND", "TRITON_INTERPRET", "PYTEST_ADDOPTS")
 # In a process of its own, so that the chapters have the GPU to themselves. Matplotlib builds its font cache here, which
@@ -40,7 +41,7 @@ def environment(folder):
     spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}), encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if name not in LOCAL_SETTINGS}
     return kept | {
-        "PYTHONPATH": os.pathsep.join([str(notebooks.ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
         "PYTHONHASHSEED": "0",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -102,8 +103,8 @@ def keep(executed, original, facts, seconds):
             cell.outputs = committed[cell.id].outputs
     kept = notebooks.canonical(executed)
     kept.metadata.flashkat = {
-        "code_sha256": notebooks.code_sha256(kept),
-        "package_sha256": notebooks.package_sha256(kept),
+        "code_sha256": stamp.code_sha256(kept),
+        "package_sha256": stamp.package_sha256(kept),
         **facts,
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds, 1),
@@ -149,8 +150,3 @@ def main(arguments=None):
             failed.append(path.stem)
     if failed:
         sys.exit(f"{len(failed)} of {len(paths)} failed: {', '.join(failed)}")
-
-
-if __name__ == "__main__":
-    console.prepare()
-    main()

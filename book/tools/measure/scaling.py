@@ -1,4 +1,4 @@
-"""KAT-B on one GPU and on many: `python book/tools/scaling.py`, about a minute on two H200s.
+"""KAT-B on one GPU and on many: `python book/tools scaling`, about a minute on two H200s.
 
 Weak scaling: every GPU trains on a batch of its own, under DistributedDataParallel, with autocast to bfloat16 and a
 fused AdamW, on 1, 2, 4 and 8 GPUs of this host as far as it has them. For each size of bucket the same step is timed
@@ -13,22 +13,17 @@ import datetime
 import gc
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import console
 import torch
 from torch import Tensor, distributed, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from flashkat_lite import hardware
+from flashkat_lite import hardware, records
 from flashkat_lite.vit import SIZES, VisionTransformer
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNTS = (1, 2, 4, 8)
 BUCKETS = (1, 25, 100)  # MB; PyTorch's default is 25
 KAT_B = {"model": {**SIZES["base"], "mlp": "grkan"}, "batch": 256, "steps": 3, "rounds": 5}
@@ -243,15 +238,14 @@ def main(arguments: list[str] | None = None) -> int:
     settings = (PICO if options.quick else KAT_B) | {"buckets": (1, 25) if options.quick else BUCKETS}
     settings |= {"batch": options.batch} if options.batch else {}
     results = run(counts, settings)
-    words = ["python book/tools/scaling.py"] + ["--quick"] * options.quick
+    words = ["python book/tools scaling"] + ["--quick"] * options.quick
     words += ["--gpus", *map(str, options.gpus)] if options.gpus else []
     words += ["--batch", str(options.batch)] if options.batch else []
-    record = {
-        "experiment": "scaling",
-        "title": "Training KAT-B on one GPU and on many, a fixed batch for each",
-        **hardware.provenance(count=max(counts)),
-        "command": " ".join(words),
-        "data": {
+    record = records.make(
+        "scaling",
+        title="Training KAT-B on one GPU and on many, a fixed batch for each",
+        command=" ".join(words),
+        data={
             "batch_per_gpu": settings["batch"],
             "autocast": "bfloat16",
             "optimizer": "AdamW, fused",
@@ -260,19 +254,10 @@ def main(arguments: list[str] | None = None) -> int:
             "gradient_bytes": 4 * results[0]["parameters"],
             "results": results,
         },
-    }
-    out = options.out
-    if out is None and not options.quick:
-        out = ROOT / "_build" / "records" / facts.slug / "scaling.json"
+        gpus=max(counts),
+    )
+    out = options.out or (None if options.quick else records.fresh_path("scaling"))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = out.with_suffix(".part")
-        fresh.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        fresh.replace(out)
+        record.save(out)
         print(f"Written: {out}")
     return 0
-
-
-if __name__ == "__main__":
-    console.prepare()
-    sys.exit(main())

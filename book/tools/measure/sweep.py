@@ -1,4 +1,4 @@
-"""The launches that the kernels choose, against a sweep of others: `python book/tools/sweep.py [--out FILE]`, on a GPU.
+"""The launches that the kernels choose, against a sweep of others: `python book/tools sweep [--out FILE]`, on a GPU.
 
 Writes _build/records/<gpu>/sweep.json. The rule is `launch_size` of each kernel's file.
 """
@@ -6,13 +6,13 @@ Writes _build/records/<gpu>/sweep.json. The rule is `launch_size` of each kernel
 import argparse
 import functools
 import itertools
-import sys
 from pathlib import Path
 
-import console
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from flashkat_lite import hardware, records
+from flashkat_lite.testing import random_inputs
+
 ROWS, WIDTHS, DTYPES = 1024 * 197, (192, 768, 3072), (torch.float32, torch.bfloat16)
 FORWARD = [(128, 1), (128, 2), (128, 4), (256, 1), (256, 2), (512, 1), (512, 2)]  # positions, UNROLL
 BACKWARD = list(itertools.product((128, 256), (2, 3, 4), (1, 2), (3, 4)))  # positions, programs, UNROLL, STAGES
@@ -20,10 +20,8 @@ BACKWARD = list(itertools.product((128, 256), (2, 3, 4), (1, 2), (3, 4)))  # pos
 
 def sweep(rows, columns, dtype, seconds):
     """The best launch and the rule's, for each kernel: a list of records' rows."""
-    from flashkat_lite import hardware
     from flashkat_lite.kernels import backward_stationary as backward
     from flashkat_lite.kernels import forward
-    from flashkat_lite.testing import random_inputs
 
     dy, x, a, b = random_inputs(rows, columns, dtype=dtype)
     found = []
@@ -58,8 +56,6 @@ def sweep(rows, columns, dtype, seconds):
 
 
 def main():
-    from flashkat_lite import hardware, records
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
@@ -70,16 +66,10 @@ def main():
     record = records.make(
         "sweep",
         title="The kernels' own launches against a sweep",
-        command="python book/tools/sweep.py",
+        command="python book/tools sweep",
         data={"rows": ROWS, "groups": 8, "degrees": [5, 4], "results": results},
     )
     path = out or records.fresh_path("sweep")
     record.save(path)
     print(f"Written: {path}")
     return 0
-
-
-if __name__ == "__main__":
-    console.prepare()
-    sys.path.insert(0, str(ROOT))
-    sys.exit(main())

@@ -3,9 +3,10 @@
 import argparse
 import sys
 
-import console
-import notebooks
-import provenance
+from .. import notebooks
+from ..paths import ROOT
+from ..site import records_page
+from . import stamp
 
 PAGE = """# Status
 
@@ -19,11 +20,11 @@ What chapters show from other runs is listed under {{doc}}`/book/records`.
 HEADER = ["Chapter", "State", "Executed on", "When", "Seconds"]
 
 
-def write_status_page(root=notebooks.ROOT):
+def write_status_page(root=ROOT):
     """Writes book/status.md; returns its path."""
     page = root / "book" / "status.md"
     chapters = [_chapter_row(path, root) for path in notebooks.chapters(root)]
-    text = PAGE.format(chapters=provenance.table("What each chapter was executed on", HEADER, chapters))
+    text = PAGE.format(chapters=records_page.table("What each chapter was executed on", HEADER, chapters))
     if not page.exists() or page.read_text(encoding="utf-8") != text:
         page.write_text(text, encoding="utf-8")
     return page
@@ -31,20 +32,20 @@ def write_status_page(root=notebooks.ROOT):
 
 def _chapter_row(path, root):
     notebook = notebooks.read(path)
-    stamp = notebook.metadata.get("flashkat", {})
-    reasons = notebooks.staleness(notebook, root)
+    kept = notebook.metadata.get("flashkat", {})
+    reasons = stamp.staleness(notebook, root)
     return [
         f"{{doc}}`/chapters/{path.stem}`",
         f"stale: {', '.join(reasons)}" if reasons else "fresh",
-        stamp and f"{stamp['gpu'] or 'a CPU'}, {provenance.software(stamp['driver'], stamp['versions'])}",
-        stamp.get("date"),
-        stamp.get("seconds"),
+        kept and f"{kept['gpu'] or 'a CPU'}, {records_page.software(kept['driver'], kept['versions'])}",
+        kept.get("date"),
+        kept.get("seconds"),
     ]
 
 
-def stale(root=notebooks.ROOT):
+def stale(root=ROOT):
     """Each stale chapter's name with the reasons."""
-    reasons = {path.stem: notebooks.staleness(notebooks.read(path), root) for path in notebooks.chapters(root)}
+    reasons = {path.stem: stamp.staleness(notebooks.read(path), root) for path in notebooks.chapters(root)}
     return {name: why for name, why in reasons.items() if why}
 
 
@@ -59,8 +60,3 @@ def main(arguments=None):
         print("Every chapter is fresh.")
     elif options.check:
         sys.exit(f"{len(found)} chapter(s) to execute on a GPU: make execute")
-
-
-if __name__ == "__main__":
-    console.prepare()
-    main()

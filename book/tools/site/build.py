@@ -16,15 +16,14 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 
-import console
-import notebooks
 import yaml
-from provenance import write_records_page
-from status import write_status_page
-from vendor import vendor
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "_build"
+from .. import notebooks
+from ..notebooks.status import write_status_page
+from ..paths import BUILD, ROOT
+from .records_page import write_records_page
+from .vendor import vendor
+
 HTML = BUILD / "html"
 LOG = BUILD / "build.log"
 BUILT = HTML / ".built"
@@ -33,9 +32,7 @@ INPUTS = (
     "_toc.yml",
     "book",
     "chapters",
-    "flashkat_lite/lab/motion",
-    "flashkat_lite/lab/motion.js",
-    "flashkat_lite/lab/motion.css",
+    "flashkat_lite/lab/interactive",
 )
 NO_INPUTS = ("__pycache__", ".ipynb_checkpoints", "data")
 
@@ -151,8 +148,3 @@ def main() -> None:
         pages = len(list(notebooks.files(HTML, "*.html", without=("_static",))))
         print(f"{pages} pages in {time.monotonic() - started:.0f} s")
     print(HTML / "index.html")
-
-
-if __name__ == "__main__":
-    console.prepare()
-    main()

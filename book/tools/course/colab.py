@@ -7,10 +7,10 @@ out (`remove-cell`) and no stamp counts it.
 import os
 import sys
 
-import console
 import nbformat
-import notebooks
-from build import repository
+
+from .. import notebooks
+from ..site.build import repository
 
 CELL = """# On Colab, once: clone the book and install its package. Elsewhere this does nothing.
 import importlib.util
@@ -50,8 +50,3 @@ def main():
     for path in notebooks.select([]):
         notebooks.write(with_cell(notebooks.read(path), *where), path)
     print(f"The chapters begin with a cell that clones {where[0]}, branch {where[1]}.")
-
-
-if __name__ == "__main__":
-    console.prepare()
-    main()

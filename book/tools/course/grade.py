@@ -1,8 +1,8 @@
 """`make grade SUBMISSIONS=folder`: runs students' notebooks with our checks in them, and writes what they earned.
 
 folder/grades.csv holds the points of each exercise, folder/feedback a page for each notebook and an index. Checks are
-taken from our chapters by cell id, so that editing or deleting one gains nothing; grade_kernel.py says how they run,
-grade_collect.py what is graded, and grade_table.py what of an earlier table stays.
+taken from our chapters by cell id, so that editing or deleting one gains nothing; in grading/, kernel.py says how they
+run, collect.py what is graded, and table.py what of an earlier table stays.
 """
 
 import argparse
@@ -25,17 +25,15 @@ import threading
 import time
 from pathlib import Path
 
-import console
-import execute
-import grade_collect
-import grade_feedback as feedback
-import grade_kernel
-import grade_table
 import nbformat
-import notebooks
 import psutil
-from grade_kernel import AGAIN
-from grade_table import HEADER, Row  # noqa: F401
+
+from .. import notebooks
+from ..notebooks import execute
+from ..paths import BUILD, ROOT, TOOLS
+from .grading import collect, feedback, kernel, table
+from .grading.kernel import AGAIN
+from .grading.table import HEADER, Row  # noqa: F401
 
 ATTEMPTS = 4  # processes of a notebook
 # Variables of the grader's environment that a notebook sees: what finds Python, libraries, a compiler and a GPU. None
@@ -184,7 +182,7 @@ def outcomes(notebook, env, limits=None, beside=()):
         (path.parent / "beside").mkdir()
         for name, data in dict(beside).items():
             (path.parent / "beside" / name).write_bytes(data)
-        command = [sys.executable, __file__, "--run", str(path), json.dumps(dataclasses.asdict(limits))]
+        command = [sys.executable, str(TOOLS), "grade", "--run", str(path), json.dumps(dataclasses.asdict(limits))]
         with (Path(folder) / "errors").open("w+", encoding="utf-8", errors="replace") as errors:
             process = subprocess.Popen(
                 command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
@@ -221,7 +219,7 @@ def run(path, limits):
 
     def note(id, outcome):
         said[id] = outcome
-        grade_table.replace(results, json.dumps(said))
+        table.replace(results, json.dumps(said))
 
     adopt_orphans()
     os.environ["JUPYTER_RUNTIME_DIR"] = str(path.parent / "runtime")
@@ -269,18 +267,18 @@ def surroundings(place, limits):
     Of the grader's own it sees what it needs to run, and no secrets.
     """
     book = place / "book"
-    shutil.copytree(notebooks.ROOT / notebooks.PACKAGE, book / notebooks.PACKAGE)
-    shutil.copytree(notebooks.ROOT / "book" / "data", book / "book" / "data")
+    shutil.copytree(ROOT / notebooks.PACKAGE, book / notebooks.PACKAGE)
+    shutil.copytree(ROOT / "book" / "data", book / "book" / "data")
     for name in ("home", "tmp", "work", "jupyter"):
         (place / name).mkdir()
     if os.path.isdir(os.environ.get("MPLCONFIGDIR", "")):  # its list of fonts takes seconds to make
         shutil.copytree(os.environ["MPLCONFIGDIR"], place / "home" / "matplotlib")
     spec = place / "jupyter" / "kernels" / "submission" / "kernel.json"
-    argv = [sys.executable, grade_kernel.__file__, str(place), str(limits.output), "-f", "{connection_file}"]
+    argv = [sys.executable, kernel.__file__, str(place), str(limits.output), "-f", "{connection_file}"]
     spec.parent.mkdir(parents=True)
     spec.write_text(json.dumps({"argv": argv, "display_name": "Submission", "language": "python"}), encoding="utf-8")
     found = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    others = [entry for entry in found if Path(entry).resolve() != notebooks.ROOT]
+    others = [entry for entry in found if Path(entry).resolve() != ROOT]
     passed = {name: value for name, value in os.environ.items() if sees(name)}
     if site.ENABLE_USER_SITE:  # it hangs on the home, which is replaced
         passed["PYTHONUSERBASE"] = site.getuserbase()
@@ -425,7 +423,7 @@ class Process:
         if not is_check(cell):
             return {"message": ""}
         answer = content.get("answer") or {}
-        if answer.get("id") != cell.id or content.get("proof") != grade_kernel.seal(self.secret, answer):
+        if answer.get("id") != cell.id or content.get("proof") != kernel.seal(self.secret, answer):
             return {"message": "the check was kept from running: the notebook changed what runs it"}
         return answer
 
@@ -446,7 +444,7 @@ class Process:
 
 
 def request(**fields):
-    return grade_kernel.REQUEST + json.dumps(fields)
+    return kernel.REQUEST + json.dumps(fields)
 
 
 # What it is worth
@@ -532,6 +530,8 @@ def worths():
 
 
 def main(arguments=None):
+    if arguments is None and sys.argv[1:2] == ["--run"]:
+        return run(Path(sys.argv[2]), Limits(**json.loads(sys.argv[3])))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("submissions", nargs="?", help="a folder of students' notebooks, at any depth, also in zips")
     parser.add_argument("--out", metavar="FOLDER", help="where grades.csv and feedback go (default: submissions)")
@@ -547,7 +547,7 @@ def main(arguments=None):
     folder = Path(options.submissions)
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
     try:
-        out = grade_table.home(Path(options.out or folder))
+        out = table.home(Path(options.out or folder))
         book = Class(out)
     except OSError as error:
         sys.exit(f"Grades cannot be kept there ({error}). OUT=folder (--out) writes elsewhere.")
@@ -562,12 +562,12 @@ def main(arguments=None):
 
 
 def _grade(folder, book, limits, jobs, stack):
-    collection = grade_collect.Collection(folder, book.folder, prepare)
+    collection = collect.Collection(folder, book.folder, prepare)
     handed = list(collection)
     book.expect(handed)
     env = _environment(stack)
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=env, capture_output=True)
-    if not grade_kernel.landlock():
+    if not kernel.landlock():
         print("Nothing here keeps a notebook from your files: grade strangers' work in a container.")
 
     pool = concurrent.futures.ThreadPoolExecutor(jobs)
@@ -596,7 +596,7 @@ def _grade(folder, book, limits, jobs, stack):
 def _environment(stack):
     """What chapters run in; below _build, or where that cannot be written, in a folder for this run."""
     try:
-        return execute.environment(notebooks.BUILD / "grade")
+        return execute.environment(BUILD / "grade")
     except OSError:
         return execute.environment(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flashkat-"))))
 
@@ -627,7 +627,7 @@ class Class:
     """
 
     def __init__(self, folder):
-        self.folder, self.table, self.overrides = folder, grade_table.Table(folder), grade_table.Overrides(folder)
+        self.folder, self.table, self.overrides = folder, table.Table(folder), table.Overrides(folder)
         self.graded = {name: feedback.Graded(name, {}, rows, []) for name, rows in self.table.rows.items()}
         self.done = self.expected = 0
         self.troubles, self.kept = [*filter(None, [self.table.trouble]), *self.overrides.troubles], True
@@ -639,7 +639,7 @@ class Class:
         self.passed = sum(one.passed_over for one in handed)
         gone = self.graded.keys() - {one.name for one in handed}
         for name in gone:
-            rows = [row._replace(note=_also(row.note, grade_table.GONE)) for row in self.graded[name].rows]
+            rows = [row._replace(note=_also(row.note, table.GONE)) for row in self.graded[name].rows]
             if any(row.exercise for row in rows):
                 self.graded[name].rows = rows
             else:
@@ -683,7 +683,7 @@ class Class:
             text = feedback.page(one)
             for place in (self.places[one.name], feedback.other_place(one.name)):
                 try:
-                    grade_table.replace(self.folder / "feedback" / place, text)
+                    table.replace(self.folder / "feedback" / place, text)
                     return place
                 except (OSError, ValueError) as error:
                     problem = error
@@ -698,7 +698,7 @@ class Class:
         ordered = [self.graded[name] for name in sorted(self.graded)]
         try:
             self.table.write(ordered)
-            grade_table.replace(self.folder / "feedback" / "index.html", feedback.index(ordered))
+            table.replace(self.folder / "feedback" / "index.html", feedback.index(ordered))
             self.kept = True
         except OSError as error:  # a full disk, say: the next one may have room
             self.kept = False
@@ -720,11 +720,3 @@ class Class:
 
 def _also(note, more):
     return note if more in note else f"{note}; {more}".removeprefix("; ")
-
-
-if __name__ == "__main__":
-    console.prepare()
-    if sys.argv[1:2] == ["--run"]:
-        run(Path(sys.argv[2]), Limits(**json.loads(sys.argv[3])))
-    else:
-        main()

@@ -1,11 +1,10 @@
-"""Draw the ladder, and write its table into README.md and book/intro.md, from the committed record."""
+"""`python book/tools ladder`: draws the ladder and writes its table into README.md and book/intro.md, from the record."""
 
-import sys
 from pathlib import Path
 
-import console
+from ..paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+
 COLUMNS, DTYPE = 768, "float32"
 NAMES = {
     "backward_atomic": "Atomic additions (chapter 7)",
@@ -16,7 +15,7 @@ NAMES = {
     "gelu_backward": "GELU's backward, nothing to learn",
 }
 PICTURES = {"ladder": 7.2, "ladder-narrow": 3.56}  # inches; a page shows the narrow one on a phone
-START, END = "<!-- ladder: written by book/tools/ladder.py -->", "<!-- end of ladder -->"
+START, END = "<!-- ladder: written by `python book/tools ladder` -->", "<!-- end of ladder -->"
 
 
 def results(record) -> dict[str, dict]:
@@ -77,9 +76,7 @@ def outputs() -> dict[Path, str]:
     return files
 
 
-if __name__ == "__main__":
-    console.prepare()
-    sys.path.insert(0, str(ROOT))
+def main() -> None:
     for path, text in outputs().items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))

@@ -15,8 +15,9 @@ before `make record`, which moves the fresh records away.
 import json
 import sys
 
-import console
-from record import FRESH, KEPT, problems
+from flashkat_lite.records import problems
+
+from ..paths import FRESH, KEPT
 
 ALLOWED = 1.10
 LIMITS = ("add", "copy")
@@ -119,8 +120,3 @@ def main():
     if faults:
         sys.exit(f"{faults} to look at: a ratio that is worse by {ALLOWED - 1:.0%} or more, or a broken record")
     print(f"{judged} record(s) compared; no ratio is worse by {ALLOWED - 1:.0%} or more.")
-
-
-if __name__ == "__main__":
-    console.prepare()
-    main()

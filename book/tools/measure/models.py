@@ -1,4 +1,4 @@
-"""Training speed and peak memory of ViT and KAT on this GPU: `python book/tools/models.py`, about 5 minutes on an H200.
+"""Training speed and peak memory of ViT and KAT on this GPU: `python book/tools models`, about 5 minutes on an H200.
 
 One step is forward, cross entropy, backward and a fused AdamW step on random images of ImageNet's shape, under autocast
 to bfloat16. The variants of a size are timed against one another, in turns of a few steps, so that all meet the same
@@ -7,23 +7,19 @@ later run on the same day and machine replaces only what it measured, so the wor
 """
 
 import argparse
+import dataclasses
 import gc
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import console
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from flashkat_lite import hardware
+from flashkat_lite import hardware, records
+from flashkat_lite.records import Record
 from flashkat_lite.testing import check_kernels, random_inputs
 from flashkat_lite.vit import SIZES, VisionTransformer
 
-ROOT = Path(__file__).resolve().parents[2]
 BATCH = 256
 VARIANTS = {
     "vit": {"mlp": "mlp"},
@@ -209,35 +205,29 @@ def lines(size: str, mode: str, found: dict[str, dict]) -> list[dict]:
 # The record
 
 
-def merged(old: dict | None, new: dict) -> dict:
+def merged(old: Record | None, new: Record) -> Record:
     """`new`, and the results of `old` that it does not replace, if `old` is of the same day, machine and settings."""
-    same = ("device", "versions", "date")
-    if old is None or any(old[name] != new[name] for name in same) or _settings(old) != _settings(new):
+    if old is None or any(part(old) != part(new) for part in (_machine, _settings)):
         return new
-    replaced = {_key(row) for row in new["data"]["results"]}
-    kept = [row for row in old["data"]["results"] if _key(row) not in replaced]
-    rows = sorted(kept + new["data"]["results"], key=_key)
-    commands = dict.fromkeys([*(old["command"].split(" && ") if kept else []), new["command"]])
-    return new | {"command": " && ".join(commands), "data": new["data"] | {"results": rows}}
+    replaced = {_key(row) for row in new.data["results"]}
+    kept = [row for row in old.data["results"] if _key(row) not in replaced]
+    commands = dict.fromkeys([*(old.command.split(" && ") if kept else []), new.command])
+    data = new.data | {"results": sorted(kept + new.data["results"], key=_key)}
+    return dataclasses.replace(new, command=" && ".join(commands), data=data)
 
 
-def _settings(record: dict) -> dict:
-    return {name: value for name, value in record["data"].items() if name != "results"}
+def _machine(record: Record) -> tuple:
+    return record.device, record.versions, record.date
+
+
+def _settings(record: Record) -> dict:
+    return {name: value for name, value in record.data.items() if name != "results"}
 
 
 def _key(row: dict) -> tuple[int, int, int]:
     return tuple(
         list(kind).index(row[name]) for name, kind in zip(("size", "mode", "variant"), (SIZES, MODES, VARIANTS))
     )
-
-
-def write(path: Path, record: dict) -> None:
-    """Merge with what is there, and replace it in one move: a run that is killed leaves a whole record."""
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".part")
-    fresh.write_text(json.dumps(merged(old, record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    fresh.replace(path)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -260,7 +250,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _command(options: argparse.Namespace) -> str:
     """What makes the record again, wherever it was written to."""
-    words = ["python book/tools/models.py"] + ["--quick"] * options.quick
+    words = ["python book/tools models"] + ["--quick"] * options.quick
     for name in ("sizes", "modes", "variants"):
         if values := getattr(options, name):
             words += [f"--{name}", *values]
@@ -269,26 +259,18 @@ def _command(options: argparse.Namespace) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    facts = hardware.device()
-    if facts is None:
+    if hardware.device() is None:
         print("models.py needs a CUDA device, and there is none here: `python -m flashkat_lite doctor` says why.")
         return 2
-    out = options.out or (None if options.quick else ROOT / "_build" / "records" / facts.slug / "models.json")
+    out = options.out or (None if options.quick else records.fresh_path("models"))
     steps, rounds = (STEPS, 3) if options.quick else (STEPS, ROUNDS)
-    record = {
-        "experiment": "models",
-        "title": "Training ViT and KAT: images a second and peak memory",
-        **hardware.provenance(),
-        "command": options.command,
-        "data": {
-            "batch": options.batch,
-            "image_size": 224,
-            "autocast": "bfloat16",
-            "optimizer": "AdamW, fused",
-            "steps": steps,
-            "results": [],
-        },
-    }
+    settings = {"batch": options.batch, "image_size": 224, "autocast": "bfloat16", "optimizer": "AdamW, fused"}
+    record = records.make(
+        "models",
+        title="Training ViT and KAT: images a second and peak memory",
+        command=options.command,
+        data=settings | {"steps": steps, "results": []},
+    )
     backwards = [VARIANTS[v]["backward"] for v in options.variants if "backward" in VARIANTS[v]]
     check_kernels(*random_inputs(4096, 768, dtype=torch.bfloat16), backwards)
     print("kernels agree with the reference in float64", flush=True)
@@ -298,15 +280,10 @@ def main(arguments: list[str] | None = None) -> int:
             torch.compiler.reset()
             models = builders(size, [v for v in options.variants if v in MODES[mode]])
             found = measure(models, images, labels, mode=mode, steps=steps, rounds=rounds)
-            record["data"]["results"] += lines(size, mode, found)
+            record.data["results"] += lines(size, mode, found)
             _free()
             if out:
-                write(out, record)
+                merged(records.read(out) if out.exists() else None, record).save(out)
     if out:
         print(f"Written: {out}")
     return 0
-
-
-if __name__ == "__main__":
-    console.prepare()
-    sys.exit(main())

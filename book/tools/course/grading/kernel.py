@@ -1,6 +1,6 @@
 """The process in which `make grade` runs a submission: IPython's kernel, in which our checks are run by us.
 
-python book/tools/grade_kernel.py FOLDER CHARACTERS -f CONNECTION_FILE: writes below FOLDER only, prints so much a cell.
+kernel.py FOLDER CHARACTERS -f CONNECTION_FILE: writes below FOLDER only, prints so much a cell.
 
 Before the notebook begins it imports what the checks use and keeps it. A check comes as a request of its own, which
 IPython's hooks and input transformers never see; what the notebook changed in the meantime is put back first, the

@@ -4,7 +4,9 @@ import ast
 import json
 import re
 
-import notebooks
+from .. import notebooks
+from ..notebooks import stamp
+from ..paths import ROOT
 
 PAGE = """# Recorded measurements
 
@@ -18,10 +20,10 @@ into the package: launch sizes come from a sweep.
 """
 HEADER = ["Record", "Made by", "When", "Shown in"]
 READERS = ("load", "measure", "measured", "recorded")  # lab.records' functions, and chapters' short forms
-WRITTEN = {"ladder": ["/book/intro"]}  # by book/tools/ladder.py
+WRITTEN = {"ladder": ["/book/intro"]}  # by book/tools/site/ladder.py
 
 
-def write_records_page(root=notebooks.ROOT):
+def write_records_page(root=ROOT):
     """Writes book/records.md; returns its path."""
     shown = shown_in(root)
     gpus = [_section(folder, shown) for folder in sorted(root.glob("book/data/*")) if any(folder.glob("*.json"))]
@@ -32,7 +34,7 @@ def write_records_page(root=notebooks.ROOT):
     return page
 
 
-def shown_in(root=notebooks.ROOT):
+def shown_in(root=ROOT):
     """The pages that show each experiment: the chapters whose code reads it, and what tools write from it."""
     found = {name: list(pages) for name, pages in WRITTEN.items()}
     for path in notebooks.chapters(root):
@@ -43,7 +45,7 @@ def shown_in(root=notebooks.ROOT):
 
 def experiments(notebook):
     """The experiments that a notebook's code measures or loads."""
-    trees = [notebooks.parse(cell.source) for cell in notebooks.code_cells(notebook)]
+    trees = [stamp.parse(cell.source) for cell in notebooks.code_cells(notebook)]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
     named = [call.args[0] for call in calls if getattr(call.func, "attr", getattr(call.func, "id", None)) in READERS]
     return {name.value for name in named if isinstance(name, ast.Constant)}

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-import grade_table
+from . import table
 
 # By the name of the error that a message begins with.
 MEANINGS = {
@@ -57,9 +57,7 @@ class Graded:
     @property
     def troubles(self):
         """What is to be said of the file as a whole."""
-        notes = [
-            row.note for row in self.rows if not row.note.startswith(("defined", grade_table.BY_HAND, "before it"))
-        ]
+        notes = [row.note for row in self.rows if not row.note.startswith(("defined", table.BY_HAND, "before it"))]
         return "; ".join(dict.fromkeys(filter(None, [*(r.message for r in self.rows if not r.exercise), *notes])))
 
 
@@ -116,7 +114,7 @@ def page(one):
 
 
 def meaning(row):
-    if row.note.startswith(grade_table.BY_HAND):
+    if row.note.startswith(table.BY_HAND):
         return "That is what the check said."
     if row.points:
         return "The answer is right; a faster kernel earns the rest."

@@ -1,0 +1,105 @@
+"""`python book/tools NAME` runs each tool from anywhere; none of our modules takes the name of another's."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from tools.paths import ROOT, TOOLS
+
+WITH_A_MAIN = sorted(
+    path.stem
+    for path in (*TOOLS.glob("[a-z]*.py"), *TOOLS.glob("*/[a-z]*.py"))
+    if "main" in {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if hasattr(node, "name")}
+)
+# Folders that our commands and tests put on Python's path.
+ON_THE_PATH = [ROOT, ROOT / "book", ROOT / "book/theme", TOOLS / "course/grading", *(ROOT / "tests").glob("*/")]
+
+
+def run(*words, tools=TOOLS, **options):
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(tools), *words]
+    return subprocess.run(
+        command, env=environ | options.pop("environ", {}), capture_output=True, encoding="utf-8", **options
+    )
+
+
+def test_each_tool_is_listed_with_what_it_is_for():
+    lines = run().stdout.splitlines()[1:]
+    assert sorted(line.split()[0] for line in lines) == WITH_A_MAIN
+    assert all(len(line.split()) > 4 and len(line) < 160 for line in lines)
+
+
+def test_a_tool_that_is_not_there_is_named():
+    done = run("bulid")
+    assert done.returncode == 1 and "no tool 'bulid'" in done.stderr and "build" in done.stdout
+
+
+@pytest.mark.parametrize("safe", ["", "1"])
+def test_tools_run_from_any_folder_and_from_a_clone_whose_path_has_a_space(tmp_path, safe):
+    clone = tmp_path / "my clone"
+    shutil.copytree(TOOLS, clone / "book" / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("flashkat_lite/console.py", "tests/mutants.toml"):
+        (clone / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, clone / name)
+    environ = {"PYTHONSAFEPATH": safe}
+    for tools, place in ((clone / "book" / "tools", tmp_path), ("tools", clone / "book"), (".", clone / "book/tools")):
+        done = run("mutants", "--list", "--only", "fence", tools=tools, cwd=place, environ=environ)
+        assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("name", ["counters", "sanitize"])
+def test_what_a_profiler_is_to_start_is_the_tool_itself(name, tmp_path, monkeypatch):
+    """ncu and compute-sanitizer get words that Python can run, from any folder."""
+    from importlib import import_module
+
+    tool, started = import_module(f"tools.measure.{name}"), []
+    monkeypatch.setattr(tool.subprocess, "run", lambda command, **_: started.append(command) or exit("started"))
+    monkeypatch.setattr(sys, "argv", [name])
+    if name == "sanitize":
+        monkeypatch.setattr(tool.torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(tool.shutil, "which", lambda _: "/bin/compute-sanitizer")
+    with pytest.raises(SystemExit, match="started"):
+        tool.main() if name == "sanitize" else tool.capture()
+    words = started[0][started[0].index(sys.executable) :]
+    assert words[2:] == [name, "--launch"]
+    monkeypatch.undo()
+    done = subprocess.run([*words[:3], "--help"], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def ours():
+    """The top-level names that our folders bring."""
+    for folder in ON_THE_PATH:
+        yield from (path.stem for path in folder.glob("*.py"))
+        yield from (path.parent.name for path in folder.glob("*/__init__.py"))
+
+
+def test_no_module_of_ours_takes_the_name_of_a_package_that_is_used():
+    """A `build.py` of ours on the path would be imported, and run, in place of PyPI's."""
+    taken = {name for name, owners in metadata.packages_distributions().items() if owners != ["flashkat-lite"]}
+    assert "pytest" in taken
+    assert not {*ours()} & (taken | {"build"} | sys.stdlib_module_names)
+
+
+def imported(path):
+    """The modules that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+def test_nothing_imports_what_stands_above_it():
+    """Chapters import the lab, the lab the package, and tools all of these."""
+    package = [*(ROOT / "flashkat_lite").rglob("*.py")]
+    assert len(package) > 20
+    for path in package:
+        names = {part for name in imported(path) for part in name.split(".")}
+        assert "tools" not in names, path
+        assert "lab" not in names or "lab" in path.parts, path
