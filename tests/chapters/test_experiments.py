@@ -2,10 +2,10 @@
 
 import re
 
-import notebooks
 import pytest
 
 from flashkat_lite import records
+from tools import notebooks
 
 CHAPTERS = notebooks.select([])
 NAMED = re.compile(r'\b(?:measure|load)\(\s*"(\w+)"')

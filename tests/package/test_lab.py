@@ -8,13 +8,13 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import notebooks
 import pytest
 import torch
 
 from flashkat_lite import hardware, records
 from flashkat_lite.lab import figures, measuring, show
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
+from tools import notebooks
 
 PROVENANCE = {
     "device": {"name": "NVIDIA H200", "slug": "h200", "driver": "580.1", "count": 1},
