@@ -39,7 +39,7 @@ def left_to_the_locale(tree):
             binary = any("b" in mode for mode in modes) or (name.endswith("TemporaryFile") and not modes)
             if not binary:
                 yield node.lineno
-        elif {"text", "universal_newlines"} & keywords.keys():
+        elif name != "new_output" and {"text", "universal_newlines"} & keywords.keys():
             yield node.lineno
 
 
@@ -63,6 +63,7 @@ def test_every_text_has_an_encoding(path):
         ("run(c, text=True)", True),
         ("dict(stdout=PIPE, text=True)", True),
         ("run(c, encoding='utf-8')", False),
+        ("new_output('stream', text=t)", False),
     ],
 )
 def test_the_rule_sees_what_is_left_to_the_locale(line, found):
