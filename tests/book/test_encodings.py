@@ -63,6 +63,7 @@ def test_every_text_has_an_encoding(path):
         ("run(c, text=True)", True),
         ("dict(stdout=PIPE, text=True)", True),
         ("run(c, encoding='utf-8')", False),
+        ("new_output('stream', text=t)", False),
     ],
 )
 def test_the_rule_sees_what_is_left_to_the_locale(line, found):

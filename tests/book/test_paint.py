@@ -5,13 +5,13 @@ import re
 from contextlib import contextmanager
 from pathlib import Path
 
-import ladder
 import numpy as np
 import pytest
 from flashkat_theme import deferred, follow_system
 from PIL import Image
 
-from flashkat_lite.lab import records
+from flashkat_lite import records
+from tools.site import ladder
 
 PAPER = {"light": "#ffffff", "dark": "#14181d"}
 INK = {"light": "#1a1a1a", "dark": "#e6e8ea"}
