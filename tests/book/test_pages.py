@@ -99,7 +99,6 @@ def test_page(browser, base, vendored, axe, root, page):
 
         faults += tab.evaluate(FAULTS)
         photograph(1440, "light")
-        faults += tab.evaluate(UNCHOSEN)
         photograph(1440, "dark")
         faults += tab.evaluate(UNCHOSEN)
         faults += move_sliders(tab)
