@@ -14,7 +14,7 @@ import torch
 from flashkat_lite import hardware, records
 from flashkat_lite.lab import figures, measuring, show
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
-from tools import notebooks
+from tools.notebooks import stamp
 
 PROVENANCE = {
     "device": {"name": "NVIDIA H200", "slug": "h200", "driver": "580.1", "count": 1},
@@ -232,7 +232,7 @@ def test_nothing_but_chapters_tools_and_tests_imports_the_lab(root):
 
 
 def test_no_modules_of_the_lab_import_one_another_in_a_circle(root):
-    package = notebooks.Package()
+    package = stamp.Package()
     names = [name for name, _ in modules(root) if name.startswith(LAB)]
     imports = {name: package.imports(package.tree(name), name) & set(names) for name in names}
     assert sum(map(len, imports.values())) > 40
