@@ -63,7 +63,7 @@ def chapter(tmp_path_factory):
             ),
         ]
     made = nbformat.v4.new_notebook(cells=cells)
-    made.cells[1].outputs = [nbformat.v4.new_output("stream", encoding="utf-8")]
+    made.cells[1].outputs = [nbformat.v4.new_output("stream", text="said")]
     made.metadata.flashkat = {"gpu": "NVIDIA H200"}
     made.metadata.widgets = {notebooks.WIDGET_STATE: {"state": {}}}
     folder = tmp_path_factory.mktemp("book")
