@@ -18,6 +18,7 @@ OTHERS = {"os", "Image", "tarfile", "zipfile", "archive"}  # whose `open` opens 
 PROGRAMS = [ROOT / folder / "__main__.py" for folder in ("book/tools", "flashkat_lite")] + [*ROOT.glob("examples/*.py")]
 TOOLS = sorted({*ROOT.glob("book/tools/*.py"), *ROOT.glob("book/tools/*/*.py")})
 ASKING = [path for path in [*TOOLS, *PROGRAMS[1:]] if "ArgumentParser" in path.read_text(encoding="utf-8")]
+SOME = [path for path in ASKING if path not in TOOLS or path.stem in ("grade", "models")]  # all tools begin alike
 TEXT_FILES = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile"}
 
 
@@ -95,7 +96,7 @@ def test_whatever_is_printed_arrives(encoding, tmp_path):
     assert done.stdout.decode(encoding).strip() == text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-@pytest.mark.parametrize("path", ASKING, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SOME, ids=lambda path: path.stem)
 def test_a_program_explains_itself_where_the_locale_knows_only_ascii(path, ascii_locale):
     named = [str(ROOT / "book" / "tools"), path.stem] if path in TOOLS else [str(path)]
     named = ["-m", "flashkat_lite"] if path.stem == "__main__" else named

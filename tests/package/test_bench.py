@@ -74,9 +74,9 @@ def test_other_shapes_and_the_sweep_run_in_the_interpreter():
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
     assert not done.returncode, done.stderr
-    shapes, found = json.loads(done.stdout.splitlines()[-1])
-    assert [(tuple(s["degrees"]), s["width"]) for s in shapes[::2]] == [(d, w) for d, w in shapes.SHAPES[::4]]
-    assert shapes[0]["per_byte"] == shapes[1]["per_byte"] == 1
+    measured, found = json.loads(done.stdout.splitlines()[-1])
+    assert [(tuple(s["degrees"]), s["width"]) for s in measured[::2]] == [(d, w) for d, w in shapes.SHAPES[::4]]
+    assert measured[0]["per_byte"] == measured[1]["per_byte"] == 1
     assert [line["kernel"] for line in found] == ["forward", "backward"]
     assert all(line["slower"] >= 0 and len(line["all"]) == 2 for line in found)
 
