@@ -3,7 +3,9 @@
 The answers are in chNN.py, a file for each chapter, by the number of the exercise.
 """
 
+import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -21,8 +23,9 @@ from flashkat_lite import lab
 from flashkat_lite.kernels import INTERPRETED
 from flashkat_lite.lab.counting import accesses
 from flashkat_lite.lab.exercises.ch07 import column_sums_copies_solution
-from flashkat_lite.lab.exercises.common import Wrong, same_number
+from flashkat_lite.lab.exercises.common import Wrong, same_number, timed
 from tools import notebooks
+from tools.notebooks import stamp
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="make test runs these in a process of their own")
 
@@ -71,6 +74,31 @@ def judge(number, answer):
 def test_a_right_answer_is_accepted(number, answer, words, capsys):
     judge(number, answer)
     assert "Right: " in capsys.readouterr().out
+
+
+def timed_exercises():
+    """(module, number, name of the solution) of every exercise whose time is taken on a GPU."""
+    for chapter in CHAPTERS:
+        module = importlib.import_module(f"flashkat_lite.lab.exercises.ch{chapter}")
+        for check in stamp.definitions(stamp.Package().tree(module.__name__)).values():
+            calls = [node for node in ast.walk(check) if isinstance(node, ast.Call)]
+            for call in calls:
+                if getattr(call.func, "id", "") == "timed":
+                    number = check.decorator_list[0].args[0].value
+                    yield pytest.param(module, number, call.args[1].id, id=number)
+
+
+@pytest.mark.parametrize(("module", "number", "name"), [*timed_exercises()])
+def test_a_timed_solution_is_right_and_takes_what_it_is_timed_with(module, number, name, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "timed", lambda *arguments, **options: calls.append((arguments, options)))
+    lab.check(number, getattr(module, name))
+    (((_, ours, cases), options),) = calls
+    assert ours is getattr(module, name) and cases
+    for arguments in cases.values():
+        inspect.signature(ours).bind(*arguments)
+        assert isinstance(arguments[0], tuple | torch.Tensor) or callable(arguments[0])
+    inspect.signature(timed).bind(*calls[0][0], **options)
 
 
 @pytest.mark.parametrize(("number", "answer", "words"), [*of("WRONG"), *of("FIXED")])
