@@ -33,6 +33,8 @@ book: $(READY)  ## build the pages; executes nothing
 serve: book  ## build the pages and serve them on localhost
 	@"$(PY)" -m http.server --bind 127.0.0.1 --directory _build/html "$(or $(PORT),8000)"
 
+# Each of these processes with threads of its own would have them wait for one another.
+test: export OMP_NUM_THREADS := 1
 test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
 	@"$(PY)" -m flashkat_lite doctor --optional
 	@"$(PY)" -m pytest -n "$(JOBS)" tests/kernels

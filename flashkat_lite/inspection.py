@@ -113,7 +113,7 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
         apart, pooled = (
             [i for i, job in enumerate(jobs) if isinstance(job["capability"], str) == amd] for amd in (True, False)
         )
-        shares = [[i] for i in apart] + [pooled[k::CORES] for k in range(min(len(pooled), CORES))]
+        shares = [apart] * bool(apart) + [pooled[k::CORES] for k in range(min(len(pooled), CORES))]
         with ThreadPoolExecutor(max(len(shares), 1)) as pool:
             tasks = [([jobs[i] for i in share], share[0] not in apart) for share in shares]
             done = list(pool.map(lambda task: _compile_elsewhere(*task), tasks))
@@ -164,9 +164,9 @@ def _compile_elsewhere(jobs: list[dict[str, Any]], keep: bool) -> list[dict[str,
     environment |= {"TRITON_DISABLE_LINE_INFO": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with _lock:
         wanted = (_settings(environment), os.getpid())
-        fits = [c for c in _idle if (c.settings, c.owner) == wanted] if keep else []
-        if fits:
-            _idle.remove(fits[-1])
+        alive = [c for c in _idle if c.process.poll() is None]
+        fits = [c for c in alive if (c.settings, c.owner) == wanted] if keep else []
+        _idle[:] = [c for c in alive if c not in fits[-1:]]
     compiler = fits[-1] if fits else _Compiler(environment)
     done = []
     for job in jobs:

@@ -795,6 +795,7 @@ def test_a_kernel_that_does_not_start_says_its_last_words(chapter, environment, 
     broken = tmp_path / "broken.py"
     broken.write_text(words.replace("\\\\n", "\\n"), encoding="utf-8")
     monkeypatch.setattr(grade_kernel, "__file__", str(broken))
+    monkeypatch.setattr(grade, "kill", lambda _: None)  # this process's children are other tests' too
     process = grade.Process(grade.assemble(submission(chapter), chapter).cells, tmp_path / "p", grade.Limits(), 1e12)
     with pytest.raises(RuntimeError, match="last words"):
         process.run(lambda *_: None, {})
