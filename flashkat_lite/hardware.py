@@ -49,6 +49,7 @@ DATASHEET_BANDWIDTH = {
     "Tesla V100-PCIE-16GB": 900e9,
     "Tesla T4": 320e9,
 }
+TRITON = ("triton", "pytorch-triton", "triton-windows")  # as it is called on PyPI, and by builds of others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,18 +128,9 @@ def versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "triton": _installed("triton", "pytorch-triton", "triton-windows"),
+        "triton": next((found.version for name in TRITON for found in metadata.distributions(name=name)), None),
         "flashkat_lite": __version__,
     }
-
-
-def _installed(*distributions: str) -> str | None:
-    for distribution in distributions:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
 
 
 def provenance(count: int = 1) -> dict:
@@ -170,7 +162,7 @@ def time_interleaved(
     CUDA events, after the L2 cache was overwritten (`cold_l2`) or else after an untimed call of the same function;
     either also keeps the GPU busy while the host prepares the launch. On a CPU, caches are left as they are.
     """
-    stopwatch = _cuda_stopwatch(cold_l2) if torch.cuda.is_available() else _cpu_stopwatch(cold_l2)
+    stopwatch = _cuda_stopwatch(cold_l2) if torch.cuda.is_available() else _on_the_cpu
     repeats = {name: _warm_up(f, stopwatch, seconds, warmup, most, least) for name, f in functions.items()}
     pending = {name: [] for name in functions}
     for names in schedule(repeats):
@@ -227,14 +219,11 @@ def _cuda_stopwatch(cold_l2: bool):
     return start
 
 
-def _cpu_stopwatch(cold_l2: bool):
-    def start(function):
-        begin = time.perf_counter()
-        function()
-        milliseconds = (time.perf_counter() - begin) * 1e3
-        return lambda: milliseconds
-
-    return start
+def _on_the_cpu(function):
+    begin = time.perf_counter()
+    function()
+    milliseconds = (time.perf_counter() - begin) * 1e3
+    return lambda: milliseconds
 
 
 def limits(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], torch.Tensor]]:

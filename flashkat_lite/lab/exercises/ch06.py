@@ -13,7 +13,7 @@ from .common import Parts, Wrong, exercise, numbers, same_twice, timed
 from .gradients import NEIGHBOURS
 from .kernels import atomic_adds, few_adds, watch
 from .language import tl, triton
-from .sums import STORED, rounding
+from .sums import STORED, crowded, rounding
 
 ALONE = "positions add their own element before the program has summed"
 
@@ -73,20 +73,12 @@ def _sums(f: Callable[[Tensor, Tensor, int], Tensor], terms: Tensor, index: Tens
         raise
 
 
-def _values(count: int, bins: int, seed: int) -> Tensor:
-    """Return int32 numbers of bins [count], half of them 0; the memory beside them holds another number of a bin."""
-    g = torch.Generator().manual_seed(seed)
-    values = torch.randint(bins, (count,), generator=g, dtype=torch.int32)
-    values[torch.rand(count, generator=g) < 0.5] = 0
-    return guarded(values, fill=bins - 1)
-
-
 @exercise("06-3")
 @poisoned()
 def histogram(f: Callable[[Tensor, int], Tensor]) -> str:
     """Check counts of integers, at most one atomic addition for 16 elements."""
     for seed, (count, bins) in enumerate([(1, 2), (5000, 7), (4096, 64), (20000, 256)]):
-        values = _values(count, bins, seed)
+        values = crowded(count, bins, 0, seed)
         exact = torch.bincount(values.long(), minlength=bins)
         unset = torch.where(exact > 0, exact - 2**31 - 1, 2**31 - 1)  # on top of what fills memory from `empty`
         causes = {
@@ -98,8 +90,8 @@ def histogram(f: Callable[[Tensor, int], Tensor]) -> str:
             masked[0] += -count % block
             causes[f"{-count % block:,} masked positions were counted as zeros"] = masked
         same_twice(f"counts of {count} integers in {bins} bins", f, (values, bins), exact, 0.0, causes, torch.int32)
-    few_adds(watch(f, _values(60000, 64, 9), 64), 60000 // 16, "60,000 integers in 64 bins", ALONE)
-    timed(f, histogram_solution, {"2²⁴ elements in 64 bins": (lambda: _values(2**24, 64, 9), 64)}, good=1.3)
+    few_adds(watch(f, crowded(60000, 64, 0, 9), 64), 60000 // 16, "60,000 integers in 64 bins", ALONE)
+    timed(f, histogram_solution, {"2²⁴ elements in 64 bins": (lambda: crowded(2**24, 64, 0, 9), 64)}, good=1.3)
     return "counts of up to 20,000 integers, few additions"
 
 

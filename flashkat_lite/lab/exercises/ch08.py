@@ -12,7 +12,7 @@ from .. import setup as lab
 from .common import Parts, exercise, normal, numbers, same_number, same_twice, timed
 from .kernels import few_adds, watch
 from .language import tl, triton
-from .sums import check_sums_by_index
+from .sums import check_sums_by_index, crowded
 
 
 @exercise("08-1")
@@ -108,11 +108,9 @@ def same_row_sums_solution(row, rows):
 
 
 def _weighted(count: int, bins: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return numbers of bins and weights [count], half of them of bin 1; beside them another bin's number, and NaN."""
-    g = torch.Generator().manual_seed(seed)
-    values = torch.randint(bins, (count,), generator=g, dtype=torch.int32)
-    values[torch.rand(count, generator=g) < 0.5] = 1
-    return guarded(values, fill=bins - 1), guarded(torch.randn(count, generator=g) + 0.5)
+    """Return numbers of bins, half of them 1, and weights [count], with another bin's number and NaN beside them."""
+    weights = torch.randn(count, generator=torch.Generator().manual_seed(seed + 100)) + 0.5
+    return crowded(count, bins, 1, seed), guarded(weights)
 
 
 @exercise("08-4")

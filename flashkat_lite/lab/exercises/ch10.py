@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 from unittest import mock
 
 import torch
@@ -17,7 +16,7 @@ from ..counting import Accesses, accesses
 from .common import TWICE, Parts, Wrong, exercise, expect_tuple, normal, numbers, same_tensor, timed
 from .kernels import no_adds, repeats, same_bits, watch
 from .language import programs_per_whole_rows, tl, triton, vector_width
-from .sums import rounding
+from .sums import rounding, same_total
 
 
 @exercise("10-1")
@@ -133,16 +132,18 @@ def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> str:
     for seed, size in enumerate((1, 1000, 65_537, 300_003)):
         x, other = normal(size, seed=40 + seed), normal(size, seed=50 + seed)
         what, first = f"the sum of {size:,} elements", f(x)
-        _check_sum(what, first, x)
+        same_total(what, first, x)
         again = f(x)
-        cause = "the counter is not zero when the second call begins, so nobody finds that it is the last"
-        _check_sum(f"{what}, a second call", again, x, cause)
+        same_total(f"{what}, a second call", again, x, {
+            "the counter is not zero when the second call begins, so nobody finds that it is the last": None,
+        })  # fmt: skip
         same_bits(what, first, again, "a second call")
         if not lab.GPU:
             with accesses(backwards=True):
                 backwards = f(other)
-            cause = "the last to finish need not be the program with the highest number: ask the counter"
-            _check_sum(f"{what}, programs run in reverse order", backwards, other, cause)
+            same_total(f"{what}, programs run in reverse order", backwards, other, {
+                "the last to finish need not be the program with the highest number: ask the counter": None,
+            })  # fmt: skip
             same_bits(what, backwards, f(other), "programs run in another order")
     with _orders() as orders:
         seen = watch(f, normal(100_000, seed=60))
@@ -150,14 +151,6 @@ def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> str:
         _check_counter(seen, orders)
     timed(f, sum_in_one_launch_solution, {"2²⁶ elements": ((2**26,),)}, moves=1)
     return "four lengths in one launch, the same bits each time"
-
-
-def _check_sum(what: str, got: Any, x: Tensor, cause: str = "") -> None:
-    """Raise Wrong unless `got` is the sum of x but for rounding; `cause` is then the likely one."""
-    exact = x.double().sum()
-    bound = 12 * 2.0**-24 * x.double().square().sum().sqrt() + 2.0**-24 * exact.abs()
-    causes = {cause: (exact, math.inf)} if cause else {"each element was added twice": 2 * exact}
-    same_tensor(what, got, exact, bound, causes, torch.float32)
 
 
 def _check_counter(seen: Accesses, orders: set[tuple[str, str]]) -> None:

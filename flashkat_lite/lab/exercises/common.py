@@ -117,12 +117,12 @@ def near(got: float, expected: float, within: float) -> bool:
 
 def same_tensor(
     what: str, got: Any, expected: Tensor, tolerance: Tensor | float,
-    causes: dict[str, Tensor | tuple] | None = None, dtype: torch.dtype | None = None,
+    causes: dict[str, Tensor | tuple | None] | None = None, dtype: torch.dtype | None = None,
 ) -> None:  # fmt: skip
     """Raise Wrong unless `got` is `expected` within `tolerance`, in its shape and in `dtype`, without NaN.
 
     tolerance: absolute, elementwise or one for all. dtype: any if None. causes: {likely cause: the tensor it leads to},
-    or instead of the tensor (tensor, tolerance); the first that `got` matches is named.
+    instead of which may stand (tensor, tolerance), or None for any; the first that `got` matches is named.
     """
     if type(got) not in (Tensor, torch.nn.Parameter):  # a subclass may compute what it likes
         raise Wrong(f"{what}: expected a tensor, got {type(got).__name__}")
@@ -138,7 +138,9 @@ def same_tensor(
     if not bad.any():
         return
 
-    def matches(wrong: Tensor | tuple) -> bool:
+    def matches(wrong: Tensor | tuple | None) -> bool:
+        if wrong is None:
+            return True
         if isinstance(wrong, tuple):
             return bool(((got - wrong[0]).abs() <= wrong[1]).all())
         wrong = wrong.double()
@@ -266,10 +268,10 @@ class Speed:
 speeds: list[Speed] = []  # what `timed` found, for `make grade`
 
 
-def speed_band(ratio: float, good: float) -> tuple[str, float] | None:
-    """Return the band of a time as a multiple of ours, and its share of the points; None beyond the last band."""
+def speed_band(ratio: float, good: float) -> tuple[str, float]:
+    """Return the band of a time as a multiple of ours, and its share of the points: 0 beyond the last band."""
     bands = ("excellent", min(1.05, good), 1.0), ("good", good, 1.0), ("fair", 1.5, 0.5), ("slow", 2.0, 0.25)
-    return next(((band, share) for band, most, share in bands if ratio <= most), None)
+    return next(((band, share) for band, most, share in bands if ratio <= most), ("", 0.0))
 
 
 def _samples(result: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
@@ -293,34 +295,30 @@ def timed(
         print("No GPU here: correctness was checked, speed was not.")
         return
     for size, arguments in cases.items():
-        _timed(f, ours, tuple(_made(argument, dtype) for argument in arguments), size, good, moves, copied)
+        arguments = [_made(argument, dtype) for argument in arguments]
+        for got, want in zip(*(_samples(function(*arguments)) for function in (f, ours)), strict=True):
+            same_tensor(f"{size}, before it is timed", got, want, 2.0**-6 * (1 + want.abs().max()))
+        calls = {"yours": functools.partial(f, *arguments), "ours": functools.partial(ours, *arguments)}
+        moved = dict.fromkeys(calls, moves * arguments[0].nbytes)
+        if copied:
+            out = torch.empty_like(arguments[0])
+            calls["a copy"], moved["a copy"] = functools.partial(out.copy_, arguments[0]), 2 * out.nbytes
+        ms = {name: time.median for name, time in hardware.time_interleaved(calls, seconds=0.2).items()}
+        rates = {name: f" ({moved[name] / t / 1e6:,.0f} GB/s)" if moved[name] else "" for name, t in ms.items()}
+        times = f"{size}: " + ", ".join(f"{name} {t:.3f} ms{rates[name]}" for name, t in ms.items())
+        ratio = ms["yours"] / ms["ours"]
+        band, share = speed_band(ratio, good)
+        if not share:
+            raise Wrong(
+                f"correct, but {ratio:.2f} times as slow as our solution ({times}); within 2 times scores, "
+                f"within {good} counts as good"
+            )
+        end = "." if share == 1 else f", {share:.0%} of the points; {good} is good."
+        speeds.append(Speed(f"{times} ({ratio:.2f}×): {band}{end}", band, share))
+        print(speeds[-1].line)
 
 
 def _made(argument: Any, dtype: torch.dtype) -> Any:
     if isinstance(argument, tuple):
         return torch.randn(argument, device=DEVICE).to(dtype)
     return argument() if callable(argument) else argument
-
-
-def _timed(f: Callable, ours: Callable, arguments: tuple, size: str, good: float, moves: int, copied: bool) -> None:
-    for got, want in zip(*(_samples(function(*arguments)) for function in (f, ours)), strict=True):
-        same_tensor(f"{size}, before it is timed", got, want, 2.0**-6 * (1 + want.abs().max()))
-    cases = {"yours": lambda: f(*arguments), "ours": lambda: ours(*arguments)}
-    moved = dict.fromkeys(cases, moves * arguments[0].nbytes)
-    if copied:
-        out = torch.empty_like(arguments[0])
-        cases["a copy"], moved["a copy"] = lambda: out.copy_(arguments[0]), 2 * out.nbytes
-    ms = {name: time.median for name, time in hardware.time_interleaved(cases, seconds=0.2).items()}
-    ratio = ms["yours"] / ms["ours"]
-    rates = {name: f" ({moved[name] / t / 1e6:,.0f} GB/s)" if moved[name] else "" for name, t in ms.items()}
-    times = f"{size}: " + ", ".join(f"{name} {t:.3f} ms{rates[name]}" for name, t in ms.items())
-    reached = speed_band(ratio, good)
-    if reached is None:
-        raise Wrong(
-            f"correct, but {ratio:.2f} times as slow as our solution ({times}); within 2 times scores, "
-            f"within {good} counts as good"
-        )
-    band, share = reached
-    line = f"{times} ({ratio:.2f}×): {band}" + ("." if share == 1 else f", {share:.0%} of the points; {good} is good.")
-    speeds.append(Speed(line, band, share))
-    print(line)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashkat_lite.testing import guarded
+
 from .common import TWICE, Wrong, normal, same_tensor, same_twice
 
 STORED = "one term of each total is left: they were stored, not added"
@@ -65,3 +67,18 @@ def check_sums_by_index(
         "every sum holds the total of all of them": exact.sum().expand_as(exact),
         STORED: zeros.index_copy(0, index, weights),
     })  # fmt: skip
+
+
+def same_total(what: str, got: Any, x: Tensor, causes: dict[str, Tensor | None] | None = None) -> None:
+    """Raise Wrong unless `got` is the sum of x, float32, but for rounding."""
+    exact = x.double().sum()
+    bound = 12 * 2.0**-24 * x.double().square().sum().sqrt() + 2.0**-24 * exact.abs()
+    same_tensor(what, got, exact, bound, (causes or {}) | {TWICE: 2 * exact}, torch.float32)
+
+
+def crowded(count: int, bins: int, of: int, seed: int) -> Tensor:
+    """Return int32 numbers of bins [count], half of them `of`; the memory beside them holds another number of a bin."""
+    g = torch.Generator().manual_seed(seed)
+    values = torch.randint(bins, (count,), generator=g, dtype=torch.int32)
+    values[torch.rand(count, generator=g) < 0.5] = of
+    return guarded(values, fill=bins - 1)
