@@ -106,7 +106,7 @@ def issue_bounds(results: list[dict], rows: int, clock_mhz: int | None) -> list[
     """The backward against both of its bounds: memory (the time of `add`), and the issue of its instructions.
 
     Instructions an element are counted in the SASS of the loop, compiled here for this GPU; a multiprocessor issues
-    from ISSUE_SLOTS warps of 32 lanes in a cycle of the clock that was seen under load.
+    from ISSUE_SLOTS warps of 32 threads in a cycle of the clock that was seen under load.
     """
     facts = hardware.device()
     table = []
@@ -153,6 +153,6 @@ def instructions_an_element(dtype: torch.dtype) -> float:
         dtype="fp32" if dtype == torch.float32 else "bf16",
         capability=int(facts.capability.replace(".", "")) if facts else 90,
     )
-    lanes = block // 128
-    flush = 2 * 10 * lanes  # once in PASSES_PER_FLUSH passes: the ten parts join the totals and start again
-    return (len(report.loop) - flush) / (constexprs["VECTOR"] * unroll * lanes)
+    positions = block // 128  # that a thread holds
+    flush = 2 * 10 * positions  # once in PASSES_PER_FLUSH passes: the ten parts join the totals and start again
+    return (len(report.loop) - flush) / (constexprs["VECTOR"] * unroll * positions)
