@@ -148,12 +148,14 @@ def same_tensor(
         return bool(shows_here and ((got - wrong).abs() <= 2 * bound + rounding * wrong.abs()).all())
 
     where = tuple(bad.nonzero()[0].tolist())
+    right, mine = expected[where].item(), got[where].item()
+    digits = 7 if f"{right:.7g}" != f"{mine:.7g}" else 17
     cause = next((text for text, wrong in (causes or {}).items() if matches(wrong)), "")
     if got.isnan().any():
         cause = "a NaN was read: a missing mask, a missing `other`, or memory from `empty` that nothing wrote"
     raise Wrong(
         f"{what}: {int(bad.sum())} of {bad.numel()} are wrong; the first at index {where}: expected "
-        f"{expected[where].item():.7g}, got {got[where].item():.7g} (allowed: ±{bound[where].item():.2g})."
+        f"{right:.{digits}g}, got {mine:.{digits}g} (allowed: ±{bound[where].item():.2g})."
         + (f" Likely cause: {cause}." if cause else "")
     )
 
