@@ -17,7 +17,6 @@ from .reference import rational_gradients, rational_reference
 from .testing import check_kernels, random_inputs
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/usr/lib/chromium/chromium")
-CHROMIUM_ADVICE = "install it (Debian: apt install chromium) or set FLASHKAT_CHROMIUM; without it pages go untested"
 NPM_ADVICE = "install Node.js to build pages that ask no third party; without it they use a CDN"
 
 
@@ -56,10 +55,9 @@ def findings() -> Iterator[Finding]:
     yield _outcome("reference", check_reference, "agrees with autograd", "the package cannot run: reinstall PyTorch")
     yield from _gpu(hardware.device(), versions["triton"])
     yield _ncu()
-    yield _tool(
-        "make", shutil.which("make"), "install it (Debian: apt install make) or run the Makefile's commands by hand"
-    )
-    yield from _for_pages()
+    yield _tool("make", "install it (Debian: apt install make) or run the Makefile's commands by hand")
+    yield _tool("npm", NPM_ADVICE)
+    yield _chromium()
 
 
 def _torch(version: str) -> Finding:
@@ -71,11 +69,10 @@ def _torch(version: str) -> Finding:
 def _triton(version: str | None) -> Finding:
     if version:
         return Finding("Triton", "ok", version)
-    system = platform.system()
-    if system == "Linux":
+    if platform.system() == "Linux":
         return Finding("Triton", "missing", "not installed", "pip install 'triton>=3.6'; until then the reference runs")
     advice = "nothing to do: the reference and the pages work; for kernels use Linux, WSL 2 or a hosted notebook"
-    return Finding("Triton", "missing", f"there is none for {system}", advice)
+    return Finding("Triton", "missing", f"there is none for {platform.system()}", advice)
 
 
 def _outcome(name: str, check: Callable[[], object], value: str, advice: str) -> Finding:
@@ -172,7 +169,8 @@ def may_read_counters(proc: Path = Path("/proc")) -> bool:
     return bool(int(effective.split()[1], 16) >> 21 & 1)
 
 
-def _tool(name: str, path: str | None, advice: str) -> Finding:
+def _tool(name: str, advice: str) -> Finding:
+    path = shutil.which(name)
     return Finding(name, "ok", path) if path else Finding(name, "missing", "not on the PATH", advice)
 
 
@@ -181,13 +179,14 @@ def chromium() -> str | None:
     return os.environ.get("FLASHKAT_CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
 
 
-def _for_pages() -> Iterator[Finding]:
-    yield _tool("chromium", chromium(), CHROMIUM_ADVICE)
-    yield _tool("npm", shutil.which("npm"), NPM_ADVICE)
+def _chromium() -> Finding:
+    path = chromium()
+    advice = "install it (Debian: apt install chromium) or set FLASHKAT_CHROMIUM; without it the pages go untested"
+    return Finding("chromium", "ok", path) if path else Finding("chromium", "missing", "not on the PATH", advice)
 
 
 def optional_tools() -> Iterator[Finding]:
     """What `make test` can do without, where it is missing: the browser, npm, Triton."""
-    for finding in (*_for_pages(), _triton(hardware.versions()["triton"])):
+    for finding in (_chromium(), _tool("npm", NPM_ADVICE), _triton(hardware.versions()["triton"])):
         if finding.status != "ok":
             yield finding
