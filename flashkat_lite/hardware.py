@@ -49,11 +49,17 @@ DATASHEET_BANDWIDTH = {
     "Tesla V100-PCIE-16GB": 900e9,
     "Tesla T4": 320e9,
 }
+TRITON = ("triton", "pytorch-triton", "triton-windows")  # as it is called on PyPI, and by builds of others
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """Facts about one GPU. `capability` is written "9.0"; `driver` and `datasheet_bandwidth` (bytes/s) may be None."""
+    """Facts about one GPU.
+
+    name: as the driver reports it; slug: its short name (see `slug`). capability: CUDA's compute capability, such as
+    "9.0". driver: its version, None where there is no nvidia-smi to ask. datasheet_bandwidth: bytes/s of its memory by
+    NVIDIA's datasheet, None where DATASHEET_BANDWIDTH does not list the GPU.
+    """
 
     name: str
     slug: str
@@ -67,7 +73,7 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call: the median and the quantiles at 20 % and 80 % of `repeats` calls."""
+    """Milliseconds of one call: the median, and the quantiles at 20 % (low) and 80 % (high), of `repeats` calls."""
 
     median: float
     low: float
@@ -77,7 +83,10 @@ class Timing:
 
 @functools.cache
 def device() -> Device | None:
-    """The current CUDA device, asked once; None where there is none."""
+    """Return the current CUDA device, or None where there is none.
+
+    It is asked for once: a process that changes its current device later still gets the first answer.
+    """
     if not torch.cuda.is_available():
         return None
     facts = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -94,9 +103,10 @@ def device() -> Device | None:
 
 
 def slug(name: str) -> str:
-    """A GPU's short name, for folders: "NVIDIA A100-SXM4-40GB" is a100, "NVIDIA GeForce RTX 4090" is rtx-4090.
+    """Return a GPU's short name, for folders: a100 for "NVIDIA A100-SXM4-40GB", rtx-4090 for "NVIDIA GeForce RTX 4090".
 
-    Makers, memory sizes and what only says "the usual socket" are dropped; PCIe, NVL, Ti and MIG slices stay.
+    Makers, product lines, memory sizes and the usual socket (SXM) are dropped. What makes another device of the same
+    chip stays: PCIe, NVL, Ti, a laptop's variant, a MIG slice.
     """
     dropped = r"nvidia|amd|geforce|tesla|quadro|instinct|gpu|sxm\d*|hbm\d*e?|\d+gb?"
     words = re.findall(r"[a-z0-9.]+", name.lower())
@@ -112,7 +122,10 @@ def _nvidia_smi(field: str, *arguments: str) -> str | None:
 
 
 def sm_clock_mhz() -> int | None:
-    """The multiprocessors' clock at this moment, in MHz, or None. An idle GPU clocks down: ask while it works."""
+    """Return the multiprocessors' clock at this moment in MHz; None without a GPU or without nvidia-smi.
+
+    An idle GPU clocks down, so ask while it works.
+    """
     if device() is None:
         return None
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
@@ -121,30 +134,25 @@ def sm_clock_mhz() -> int | None:
 
 
 def versions() -> dict[str, str | None]:
-    """The versions that a measurement depends on; None where there is no Triton. Triton is not imported for it."""
+    """Return the versions that a measurement depends on: of Python, torch, triton (None without it) and this package.
+
+    Triton's is read from what is installed: importing it would fix whether kernels are compiled or interpreted.
+    """
     from . import __version__
 
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "triton": _installed("triton", "pytorch-triton", "triton-windows"),
+        "triton": next((found.version for name in TRITON for found in metadata.distributions(name=name)), None),
         "flashkat_lite": __version__,
     }
 
 
-def _installed(*distributions: str) -> str | None:
-    for distribution in distributions:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
-
-
 def provenance(count: int = 1) -> dict:
-    """Where and when a measurement was made: {"device": {..., "count"} or None, "versions", "date"}, ready for JSON.
+    """Return where and when a measurement is made, ready for JSON.
 
-    `count` is the number of GPUs that took part.
+    {"device": the fields of `Device` and "count", or None without a GPU; "versions": see `versions`; "date": today, as
+    "2026-11-21"}. count: how many GPUs take part.
     """
     facts = device()
     return {
@@ -163,14 +171,17 @@ def time_interleaved(
     most: int = 100,
     least: int = 3,
 ) -> dict[str, Timing]:
-    """Time functions against one another: rounds of one call each, in one process, so that all meet the same clocks.
+    """Return {name: Timing} of functions that are timed against one another.
 
-    Each function is called once (which compiles it), then for `warmup` seconds, then between `least` and `most` times
-    in about `seconds`; a slow one takes part in fewer rounds, spread over all of them. On a GPU a call is timed with
-    CUDA events, after the L2 cache was overwritten (`cold_l2`) or else after an untimed call of the same function;
-    either also keeps the GPU busy while the host prepares the launch. On a CPU, caches are left as they are.
+    They are called in turn, in one process, so that all of them meet the same clocks. Each function is called once,
+    which compiles it, then for `warmup` seconds. Then it is timed between `least` and `most` times, as often as about
+    `seconds` allow; a slow one takes part in fewer of the rounds, spread over all of them.
+
+    On a GPU a call is timed with CUDA events. Before it, the L2 cache is overwritten (cold_l2), or else the function is
+    called once untimed; either keeps the GPU busy while the host prepares the launch, so that the launch is not
+    measured. On a CPU the processor's clock is read, and caches are left as they are.
     """
-    stopwatch = _cuda_stopwatch(cold_l2) if torch.cuda.is_available() else _cpu_stopwatch(cold_l2)
+    stopwatch = _cuda_stopwatch(cold_l2) if torch.cuda.is_available() else _on_the_cpu
     repeats = {name: _warm_up(f, stopwatch, seconds, warmup, most, least) for name, f in functions.items()}
     pending = {name: [] for name in functions}
     for names in schedule(repeats):
@@ -188,7 +199,7 @@ def _warm_up(function, stopwatch, seconds, warmup, most, least) -> int:
 
 
 def schedule(repeats: dict[str, int]) -> list[list[str]]:
-    """Rounds in which each name appears `repeats[name]` times, at most once a round, evenly spread.
+    """Return rounds, lists of names: each name is in repeats[name] of them, at most once a round, evenly spread.
 
     >>> schedule({"fast": 4, "slow": 2})
     [['fast'], ['fast', 'slow'], ['fast'], ['fast', 'slow']]
@@ -201,14 +212,14 @@ def schedule(repeats: dict[str, int]) -> list[list[str]]:
 
 
 def summary(milliseconds: list[float]) -> Timing:
-    """Median and 20 % / 80 % quantiles, interpolated linearly."""
+    """Return the median and the quantiles at 20 % and 80 % of several calls' times, interpolated linearly."""
     at = torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)
     median, low, high = torch.tensor(milliseconds, dtype=torch.float64).quantile(at).tolist()
     return Timing(median, low, high, len(milliseconds))
 
 
 def _cuda_stopwatch(cold_l2: bool):
-    """start(function) enqueues a timed call; what it returns waits for that call and gives its milliseconds."""
+    """Return start(function), which enqueues a timed call and returns elapsed(): that waits, and gives milliseconds."""
     scratch = torch.empty(max(4 * device().l2_bytes, 2**28) if cold_l2 else 0, dtype=torch.uint8, device="cuda")
 
     def start(function):
@@ -227,21 +238,19 @@ def _cuda_stopwatch(cold_l2: bool):
     return start
 
 
-def _cpu_stopwatch(cold_l2: bool):
-    def start(function):
-        begin = time.perf_counter()
-        function()
-        milliseconds = (time.perf_counter() - begin) * 1e3
-        return lambda: milliseconds
-
-    return start
+def _on_the_cpu(function):
+    begin = time.perf_counter()
+    function()
+    milliseconds = (time.perf_counter() - begin) * 1e3
+    return lambda: milliseconds
 
 
 def limits(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[], torch.Tensor]]:
-    """Return what sets a pass's limit: "copy" reads one tensor and writes one, "add" reads two and writes one.
+    """Return functions that move what a pass at its limit moves, on tensors [rows, columns] of `dtype`.
 
-    A forward pass moves what copy moves; a backward pass reads x and the gradient and writes dx, as add does.
-    `limit_bytes` counts the bytes.
+    "copy" reads one tensor and writes one, as a forward pass does. "add" reads two and writes one, as a backward pass
+    does: it reads x and the gradient, and writes dx. They run on a GPU where there is one, each on the same three
+    tensors at every call, and return what they wrote. `limit_bytes` counts the bytes.
     """
     where = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = (torch.randn(rows, columns, device=where).to(dtype) for _ in range(2))
@@ -250,18 +259,18 @@ def limits(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[
 
 
 def limit_bytes(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, int]:
-    """The bytes that each function of `limits` reads and writes."""
+    """Return the bytes that each function of `limits` reads and writes in one call."""
     one = rows * columns * dtype.itemsize
     return {"copy": 2 * one, "add": 3 * one}
 
 
 def bandwidth(nbytes: float, milliseconds: float) -> float:
-    """GB/s, with 1 GB = 1e9 bytes."""
+    """Return GB/s, with 1 GB = 1e9 bytes."""
     return nbytes / milliseconds / 1e6
 
 
 def measured_copy_bandwidth(nbytes: int = 2**28) -> float:
-    """GB/s, counting bytes read and bytes written, of copying `nbytes` of float32."""
+    """Return GB/s of copying `nbytes` of float32 with a cold L2 cache; bytes read and bytes written both count."""
     size = (1, nbytes // 4)
     copy = limits(*size)["copy"]
     return bandwidth(limit_bytes(*size)["copy"], time_interleaved({"copy": copy}, seconds=0.2)["copy"].median)

@@ -1,8 +1,8 @@
 """Compile a kernel for a GPU that need not be there, and read what came out: registers, spills, PTX, SASS.
 
-Works beside the interpreter, because compilations run in processes of their own: Triton's language is decorated once,
-when it is imported, for the interpreter or for the compiler. The processes stay for the next request, since starting
-one takes longer than most compilations.
+Compilations run in processes of their own. When Triton is imported it decorates its language either for the interpreter
+or for the compiler, so a process that interprets kernels cannot compile them too. The processes are kept for the next
+request, since starting one takes longer than most compilations.
 """
 
 import atexit
@@ -30,9 +30,13 @@ CORES = os.cpu_count() or 1
 
 @dataclass(frozen=True)
 class Report:
-    """What one compilation produced. Spills are bytes of local memory a thread; counts are static instructions.
+    """What one compilation produced.
 
-    For AMD's gfx targets `sass` holds the assembly, `registers` are vector registers, and there is no PTX.
+    capability: the target, 90 or "gfx942". registers: of a thread, of 32 bits. spills: bytes of local memory of a
+    thread, on its stack too. shared: bytes of shared memory of a program. instructions: {opcode: how often it stands in
+    the assembly}, however often it is executed. ttir, ttgir, ptx, sass: the text of each stage.
+
+    For AMD's gfx targets `sass` holds their assembly, `registers` are vector registers, and there is no PTX.
     """
 
     capability: int | str
@@ -46,17 +50,20 @@ class Report:
     sass: str
 
     def count(self, pattern: str) -> int:
-        """Static SASS instructions whose opcode (such as LDG.E.128) matches a regular expression from its start."""
+        """Return how many instructions have an opcode, such as LDG.E.128, that a regular expression matches.
+
+        It must match from the opcode's start, and may end before the opcode does.
+        """
         return sum(n for opcode, n in self.instructions.items() if re.match(pattern, opcode))
 
     @property
     def atomics(self) -> int:
-        """Atomic adds on global memory: RED(G) where no result is returned, ATOM(G) where one is."""
+        """The number of atomic instructions on global memory: RED(G), which return nothing, and ATOM(G), which do."""
         return self.count(r"(REDG?|ATOMG?)(\.|$)")
 
     @property
     def loop(self) -> list[str]:
-        """The SASS instructions of the longest loop that holds no other; empty where there is none."""
+        """The SASS instructions of the longest loop that holds no other loop, in order; [] where there is no loop."""
         labels, lines, loops = {}, [], []
         for line, label in re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(.*?);|^(\.L_x_\d+):", self.sass, re.M):
             if label:
@@ -72,7 +79,7 @@ class Report:
 
     @property
     def load_bytes(self) -> int:
-        """The widest load from global memory, in bytes a thread."""
+        """The widest load from global memory (LDG, LDGSTS), in bytes a thread: 4 where none names a width."""
         widths = [int(w) for w in re.findall(r"\b(?:LDG|LDGSTS)\.[A-Z0-9.]*?(\d+)\b", " ".join(self.instructions))]
         wide = [w for w in widths if w in (64, 128, 256)]
         return max(wide) // 8 if wide else 4
@@ -88,19 +95,29 @@ def inspect_kernel(
     pointers: dict[str, str] | None = None,
     aligned: bool = True,
 ) -> Report:
-    """Compile `kernel` (a @triton.jit function of a module or of a notebook) and report on it.
+    """Compile a kernel and report on it.
 
-    dtype: "fp32", "bf16" or "fp16", of the pointers in ELEMENTS; other arguments without a constexpr are float32
-    pointers where their name ends in _ptr (`pointers` names other dtypes, as {"da_ptr": "fp64"}), else 32-bit integers.
-    capability: 75 … 120, or AMD's as "gfx942". aligned: whether pointers are known to be multiples of 16 bytes, as
-    torch's are. Raises RuntimeError with the compiler's words when it fails.
+    kernel: a @triton.jit function of a module or of a notebook. constexprs: the values of its constexpr arguments, by
+    name. Its other arguments get their types by their names:
+
+    - those in ELEMENTS are pointers to `dtype`: "fp32", "bf16" or "fp16";
+    - others that end in _ptr are pointers to float32, or to what `pointers` says, as {"da_ptr": "fp64"};
+    - the rest are 32-bit integers.
+
+    capability: NVIDIA's compute capability without its dot, 75 to 120, or an AMD target such as "gfx942". aligned: let
+    the compiler take pointers for multiples of 16 bytes, which those of torch's own tensors are. Raises RuntimeError
+    with the compiler's words where it fails.
     """
     return inspect_many([dict(kernel=kernel, constexprs=constexprs, dtype=dtype, capability=capability,
                               num_warps=num_warps, pointers=pointers, aligned=aligned)])[0]  # fmt: skip
 
 
 def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
-    """`inspect_kernel` for several requests (its arguments by name), which is faster: a process for each core."""
+    """Return a report for each request, in order; a request holds the arguments of `inspect_kernel` by name.
+
+    One call with many requests is faster than many calls: they are shared among as many processes as there are cores.
+    Raises RuntimeError, as `inspect_kernel` does, where one of them fails.
+    """
     jobs = []
     with tempfile.TemporaryDirectory() as folder:
         for i, request in enumerate(requests):
@@ -122,7 +139,10 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
 
 
 class _Compiler:
-    """A process that compiles: a line of JSON asks, a line answers. It ends with its input, or with ours."""
+    """A process that compiles: a line of JSON asks for one compilation, a line of JSON answers.
+
+    The process ends when its input does: at `close`, or when this process ends.
+    """
 
     def __init__(self, environment: dict[str, str]):
         self.settings, self.owner = _settings(environment), os.getpid()
@@ -151,7 +171,7 @@ class _Compiler:
 
 
 def _settings(environment: dict[str, str]) -> dict[str, str]:
-    """What of an environment a compiler's output can depend on."""
+    """Return the variables of an environment that a compiler's output can depend on."""
     return {k: v for k, v in environment.items() if k.startswith(("TRITON", "PYTHON", "LLVM", "MLIR", "CUDA"))}
 
 
@@ -190,7 +210,11 @@ def _close() -> None:
 
 
 def source_of(kernel: Any) -> str:
-    """A module's text that defines `kernel`: imports for what lives in packages, source for what a notebook defined."""
+    """Return the text of a module that defines `kernel` and what it uses.
+
+    What a module defines is imported from it. What a notebook defined is not to be had in another process, so its
+    source is copied: functions with all that they call, and the values of constexprs.
+    """
     lines, seen = ["import triton", "import triton.language as tl"], set()
 
     def add(name: str, value: Any) -> None:

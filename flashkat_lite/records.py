@@ -52,16 +52,15 @@ class Record:
         """Write the record as JSON, in one move: a process that is killed leaves the old file or the new one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".part")
-        fresh.write_text(json.dumps(_fields(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        fresh.write_text(
+            json.dumps({name: getattr(self, name) for name in SCHEMA}, indent=1, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+        )
         fresh.replace(path)
 
 
 SCHEMA = {"experiment": str, "title": str, "device": dict, "versions": dict, "date": str, "command": str}
 SCHEMA |= {"data": dict | list}
-
-
-def _fields(record: Record) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in SCHEMA}
 
 
 def problems(record: dict[str, Any], path: Path) -> list[str]:

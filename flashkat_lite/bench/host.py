@@ -4,6 +4,7 @@ Where tensors are small this is the whole cost. `python -m flashkat_lite.bench.h
 GELU.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from torch import Tensor
 from .. import hardware
 from .._torch import KERNEL_SOURCES, rational_op
 from ..ops import DEFAULT_BACKWARD, rational
+from ..testing import random_inputs
 
 
 class _Empty(torch.autograd.Function):
@@ -42,10 +44,8 @@ def host_cost(
     `calls` times without waiting for the GPU, which is idle at the start: its queue must be able to hold them. Without
     a GPU the CPU's work counts too.
     """
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator(where).manual_seed(0)
-    sizes = shape, (groups, degrees[0] + 1), (groups, degrees[1])
-    x, a, b = (torch.randn(size, device=where, generator=generator).requires_grad_() for size in sizes)
+    _, x, a, b = random_inputs(math.prod(shape[:-1]), shape[-1], groups, degrees)
+    x, a, b = (t.requires_grad_() for t in (x.view(shape), a, b))
     dy, strings = torch.ones_like(x), (DEFAULT_BACKWARD, KERNEL_SOURCES)
     functions = {
         "gelu": lambda: torch.autograd.grad(torch.nn.functional.gelu(x), x, dy),

@@ -74,14 +74,10 @@ def small_batch(dtypes: tuple[torch.dtype, ...], seconds: float) -> list[dict]:
         def gelu(x=x, dy=dy):
             return torch.nn.functional.gelu(x), torch.ops.aten.gelu_backward(dy, x)
 
-        graphs = {"ours": _graph(ours), "gelu": _graph(gelu)}
-        replays = {name: graph.replay for name, graph in graphs.items()}
-        us = {
-            name: 1e3 * t.median
-            for name, t in hardware.time_interleaved(replays, seconds=seconds, cold_l2=False).items()
-        }
-        name = str(dtype).removeprefix("torch.")
-        table.append(dict(dtype=name, us=us["ours"], gelu_us=us["gelu"], more_us=us["ours"] - us["gelu"]))
+        replays = {"ours": _graph(ours).replay, "gelu": _graph(gelu).replay}
+        times = hardware.time_interleaved(replays, seconds=seconds, cold_l2=False)
+        us, gelu_us = (1e3 * times[name].median for name in ("ours", "gelu"))
+        table.append(dict(dtype=str(dtype).removeprefix("torch."), us=us, gelu_us=gelu_us, more_us=us - gelu_us))
     return table
 
 
@@ -110,7 +106,7 @@ def issue_bounds(results: list[dict], rows: int, clock_mhz: int | None) -> list[
     """The backward against both of its bounds: memory (the time of `add`), and the issue of its instructions.
 
     Instructions an element are counted in the SASS of the loop, compiled here for this GPU; a multiprocessor issues
-    from ISSUE_SLOTS warps of 32 lanes in a cycle of the clock that was seen under load.
+    from ISSUE_SLOTS warps of 32 threads in a cycle of the clock that was seen under load.
     """
     facts = hardware.device()
     table = []
@@ -157,6 +153,6 @@ def instructions_an_element(dtype: torch.dtype) -> float:
         dtype="fp32" if dtype == torch.float32 else "bf16",
         capability=int(facts.capability.replace(".", "")) if facts else 90,
     )
-    lanes = block // 128
-    flush = 2 * 10 * lanes  # once in PASSES_PER_FLUSH passes: the ten parts join the totals and start again
-    return (len(report.loop) - flush) / (constexprs["VECTOR"] * unroll * lanes)
+    positions = block // 128  # that a thread holds
+    flush = 2 * 10 * positions  # once in PASSES_PER_FLUSH passes: the ten parts join the totals and start again
+    return (len(report.loop) - flush) / (constexprs["VECTOR"] * unroll * positions)

@@ -81,7 +81,7 @@ def table(
         "<tr>" + "".join(_cell(row.get(k), h, first=i == 0) for i, (k, h) in enumerate(columns.items())) + "</tr>"
         for row in body
     )
-    under = "".join(f'<p class="fk-source">{escape(_sentence(r.source))}</p>' for r in records)
+    under = "".join(f'<p class="fk-source">{escape(r.source[0].upper() + r.source[1:])}.</p>' for r in records)
     display(HTML(f'<table class="fk-table"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{under}'))
 
 
@@ -89,7 +89,3 @@ def _cell(value: Any, header: str, first: bool) -> str:
     form = header.partition("|")[2]
     text = "–" if value is None else format(value, form) if form and not isinstance(value, str) else str(value)
     return f'<th scope="row">{escape(text)}</th>' if first else f"<td>{escape(text)}</td>"
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."

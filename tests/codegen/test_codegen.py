@@ -127,13 +127,13 @@ def test_no_spill_wide_loads_and_few_atomics(name, dtype, degrees, width):
     check_offsets(name, reports[0].ttir)
     coefficients = degrees[0] + 1 + degrees[1]
     on_90 = reports[capabilities.index(90)]
-    # An atomic is one instruction: once a program in the block kernel, once a lane in the atomic one.
+    # An atomic is one instruction: once a program in the block kernel, once a position in the atomic one.
     assert on_90.atomics == (0 if name in ("forward", "stationary") else coefficients)
 
 
-def check_loads(name, dtype, degrees, width, reports, lanes):
-    """Lanes move whole vectors; nothing but coefficients is loaded by less, for each of a thread's lanes."""
-    coefficients = lanes * (degrees[0] + 1 + degrees[1])
+def check_loads(name, dtype, degrees, width, reports, positions):
+    """Positions move whole vectors; nothing but coefficients is loaded by less, for each of a thread's positions."""
+    coefficients = positions * (degrees[0] + 1 + degrees[1])
     size = DTYPES[dtype].itemsize
     vector = 1 if name == "atomic" else math.gcd(16 // size, width)
     for r in reports:

@@ -58,7 +58,7 @@ def adds_at_an_address(name, rows, width, groups, tables):
         across = max(across, groups // len(table))
     if name == "atomic":
         return rows * width
-    if name == "stationary":  # no address, but a lane adds up at most every row
+    if name == "stationary":  # no address, but a position adds up at most every row
         return rows
     return triton.cdiv(rows, backward_block.tile(width)[0]) * triton.cdiv(width, backward_block.tile(width)[1]) * across
 

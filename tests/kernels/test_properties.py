@@ -131,7 +131,7 @@ def assert_sums(backward, gradients, dy, x, a, b):
     groups = max(len(a), len(b))
     rows, width = math.prod(x.shape[:-1]), x.shape[-1] // groups
     additions = adds_at_an_address(backward, rows, width, groups, (a, b)) + (
-        width + groups if backward == "stationary" else 0  # its tree over the lanes, and over groups that share a table
+        width + groups if backward == "stationary" else 0  # its tree over positions, and over groups that share a table
     )
     tensors = [t.double() for t in (dy, x, a.float(), b.float())]
     exact, sizes = rational_gradients(*tensors)[1:], rational_gradients(*(t.abs() for t in tensors))[1:]

@@ -46,7 +46,7 @@ def test_the_larger_bound_counts(monkeypatch):
     facts = hardware.Device("NVIDIA H200", "h200", "9.0", 100, 0, 0, None, None)
     monkeypatch.setattr(hardware, "device", lambda: facts)
     monkeypatch.setattr(shapes, "instructions_an_element", lambda dtype: 128.0)
-    # 100 multiprocessors, four warps of 32 lanes a cycle, 1000 MHz: 12.8e12 instructions a second.
+    # 100 multiprocessors, four warps of 32 threads a cycle, 1000 MHz: 12.8e12 instructions a second.
     rows = 100_000_000 // 768
     wide, narrow = shapes.issue_bounds(RESULTS, rows, 1000)
     assert wide["issue_ms"] == pytest.approx(rows * 768 * 128 / 12.8e12 * 1e3)

@@ -10,26 +10,24 @@ from torch.nn import functional
 
 from flashkat_lite.coefficients import max_error
 
-from .common import Wrong, exercise, expect_tuple, same_number
+from .common import Parts, Wrong, exercise, expect_tuple, numbers, same_number
 
 
 @exercise("02-1")
-def coefficient_count(f: Callable[..., int]) -> str:
+@numbers(
+    "nothing, numerator and denominator shared, at three sizes",
+    (8, 5, 4),
+    *((*size, shared) for size in ((8, 5, 4), (3, 6, 2), (1, 1, 1)) for shared in (None, "numerator", "denominator")),
+)
+def coefficient_count(groups: int, m: int, n: int, shared: str | None = None) -> Parts:
     """Check the number of coefficients of `groups` groups of degrees (m, n), with a table shared or none."""
-    for groups, m, n in [(8, 5, 4), (3, 6, 2), (1, 1, 1)]:
-        for shared in (None, "numerator", "denominator"):
-            rows_a, rows_b = (1 if shared == name else groups for name in ("numerator", "denominator"))
-            same_number(
-                f"coefficients for groups={groups}, m={m}, n={n}, shared={shared!r}",
-                f(groups, m, n, shared), rows_a * (m + 1) + rows_b * n,
-                {"a numerator of degree m has m+1 coefficients": rows_a * m + rows_b * n,
-                 "the denominator's constant is 1 and not learned": rows_a * (m + 1) + rows_b * (n + 1),
-                 "the shared table is the one named": rows_b * (m + 1) + rows_a * n,
-                 "a shared table has one row": groups * (m + 1 + n)},
-            )  # fmt: skip
-    if f(8, 5, 4) != 80:
-        raise Wrong(f"without `shared`, groups=8, m=5, n=4: expected 80, got {f(8, 5, 4)}")
-    return "nothing, numerator and denominator shared, at three sizes"
+    rows_a, rows_b = (1 if shared == name else groups for name in ("numerator", "denominator"))
+    yield f"coefficients for {groups=}, {m=}, {n=}, {shared=}", rows_a * (m + 1) + rows_b * n, {
+        "a numerator of degree m has m+1 coefficients": rows_a * m + rows_b * n,
+        "the denominator's constant is 1 and not learned": rows_a * (m + 1) + rows_b * (n + 1),
+        "the shared table is the one named": rows_b * (m + 1) + rows_a * n,
+        "a shared table has one row": groups * (m + 1 + n),
+    }  # fmt: skip
 
 
 @exercise("02-2")
@@ -65,22 +63,22 @@ def _denominator(zeros: Sequence[float]) -> list[float]:
 
 
 def _pole_cause(b: Sequence[float], expected: list[float], got: list[float]) -> str:
-    def same(other: Sequence[float]) -> bool:
-        return len(other) == len(got) and np.allclose(sorted(got), sorted(other), atol=1e-6)
+    def real(zeros: np.ndarray, low: float = -3.0, high: float = 3.0) -> list[float]:
+        return [z.real for z in zeros if abs(z.imag) < 1e-9 and low <= z.real <= high]
 
     zeros = np.roots([*b[::-1], 1.0])
-    wrong = np.roots([1.0, *b])
     causes = {
         "they must be in ascending order": expected,
-        "real zeros outside of the interval were kept": [z.real for z in zeros if abs(z.imag) < 1e-9],
+        "real zeros outside of the interval were kept": real(zeros, -math.inf, math.inf),
         "complex zeros are no poles on the real line": [z.real for z in zeros if -3 <= z.real <= 3],
-        "all zeros were kept, complex and outside of the interval": [z.real for z in zeros],
-        "the coefficients are in reverse: numpy.roots wants the highest power first":
-            [z.real for z in wrong if abs(z.imag) < 1e-9 and -3 <= z.real <= 3],
-        "the constant 1 of the denominator is missing":
-            [z.real for z in np.roots(b[::-1]) if abs(z.imag) < 1e-9 and -3 <= z.real <= 3],
-    }  # fmt: skip
-    return next((f" Likely cause: {cause}." for cause, other in causes.items() if same(other)), "")
+        "all zeros were kept, complex and outside of the interval": zeros.real,
+        "the coefficients are in reverse: numpy.roots wants the highest power first": real(np.roots([1.0, *b])),
+        "the constant 1 of the denominator is missing": real(np.roots(b[::-1])),
+    }
+    for cause, other in causes.items():
+        if len(other) == len(got) and np.allclose(sorted(got), sorted(other), atol=1e-6):
+            return f" Likely cause: {cause}."
+    return ""
 
 
 @exercise("02-3")
@@ -96,16 +94,14 @@ def weight_std(f: Callable[[Callable[[Tensor], Tensor], int], float]) -> str:
         mean, second, size = (torch.trapezoid(kind(function(z)) * density, z).item() for kind in kinds)
         for features_in in (512, 3):
             expected = (features_in * second) ** -0.5
-            same_number(
-                f"{name}, {features_in} inputs", f(function, features_in), expected,
-                {"that is the variance of the weights, not their standard deviation": expected**2,
-                 "the variance of f(z), not its second moment": (features_in * max(second - mean**2, 1e-300)) ** -0.5,
-                 "the second moment is missing": features_in**-0.5,
-                 "the number of inputs is missing": second**-0.5,
-                 "that gain is ReLU's, whatever f is": (2 / features_in) ** 0.5,
-                 "the mean of |f|, not of its square": (features_in * size) ** -0.5},
-                within=0.01,
-            )  # fmt: skip
+            same_number(f"{name}, {features_in} inputs", f(function, features_in), expected, {
+                "that is the variance of the weights, not their standard deviation": expected**2,
+                "the variance of f(z), not its second moment": (features_in * max(second - mean**2, 1e-300)) ** -0.5,
+                "the second moment is missing": features_in**-0.5,
+                "the number of inputs is missing": second**-0.5,
+                "that gain is ReLU's, whatever f is": (2 / features_in) ** 0.5,
+                "the mean of |f|, not of its square": (features_in * size) ** -0.5,
+            }, within=0.01)  # fmt: skip
     return "four activations, at two widths, within 1 %"
 
 

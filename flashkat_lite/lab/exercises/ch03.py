@@ -7,40 +7,42 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flashkat_lite.reference import dx_terms, gradient_terms, rational_gradients, rational_reference
+from flashkat_lite.reference import dx_terms, grouped, rational_gradients, rational_reference
 
-from .common import Wrong, exercise, expect_tuple, same_number, same_tensor
+from .common import Parts, Wrong, exercise, expect_tuple, numbers, same_tensor
+from .gradients import NEIGHBOURS, interleaved, same_coefficient_gradients
 
 
 @exercise("03-1")
-def sums_at_the_limit(f: Callable[..., tuple[int, int, float]]) -> str:
-    """Check (sums, terms in each, ms) for (batch, tokens, columns, groups, m, n, itemsize, bandwidth in GB/s)."""
-    for case in [(1024, 197, 768, 8, 5, 4, 4, 4200.0), (2, 197, 192, 4, 3, 2, 2, 300.0), (7, 5, 24, 1, 6, 5, 4, 50.0)]:
-        sums, terms, ms = expect_tuple(f(*case), "sums", "terms in each", "milliseconds")
-        batch, tokens, columns, groups, m, n, itemsize, bandwidth = case
-        size = f"{batch} × {tokens} × {columns}, {groups} groups, ({m}, {n}), {itemsize} bytes, {bandwidth:g} GB/s"
-        elements = batch * tokens * columns
-        same_number(
-            f"sums for {size}", sums, groups * (m + 1 + n),
-            {"a polynomial of degree m has m+1 coefficients": groups * (m + n),
-             "each group has coefficients of its own": m + 1 + n},
-        )  # fmt: skip
-        same_number(
-            f"terms in each sum for {size}", terms, elements // groups,
-            {"a group has D/G columns, not all D": elements,
-             "a sum runs over the columns of its group, not over the rows alone": batch * tokens,
-             "a sum runs over every row of the batch": tokens * columns // groups},
-        )  # fmt: skip
-        least = 3 * itemsize * elements / bandwidth / 1e6
-        same_number(
-            f"milliseconds for {size}", ms, least,
-            {"dx is written too: three tensors": least * 2 / 3,
-             "itemsize: these elements are not of four bytes": least * 4 / itemsize,
-             "elements were counted, not bytes": least / itemsize,
-             "seconds, not milliseconds": least / 1e3,
-             "1 GB/s is 1e9 bytes a second, so 1e6 a millisecond": least * 1e3},
-        )  # fmt: skip
-    return "sums, terms and milliseconds, at three sizes"
+@numbers(
+    "sums, terms and milliseconds, at three sizes",
+    (1024, 197, 768, 8, 5, 4, 4, 4200.0),
+    (2, 197, 192, 4, 3, 2, 2, 300.0),
+    (7, 5, 24, 1, 6, 5, 4, 50.0),
+)
+def sums_at_the_limit(
+    batch: int, tokens: int, columns: int, groups: int, m: int, n: int, itemsize: int, bandwidth: float
+) -> Parts:
+    """Check the sums of a backward pass, the terms in each, and milliseconds at the limit of `bandwidth`, in GB/s."""
+    size = f"{batch} × {tokens} × {columns}, {groups} groups, ({m}, {n}), {itemsize} bytes, {bandwidth:g} GB/s"
+    elements = batch * tokens * columns
+    yield f"sums for {size}", groups * (m + 1 + n), {
+        "a polynomial of degree m has m+1 coefficients": groups * (m + n),
+        "each group has coefficients of its own": m + 1 + n,
+    }  # fmt: skip
+    yield f"terms in each sum for {size}", elements // groups, {
+        "a group has D/G columns, not all D": elements,
+        "a sum runs over the columns of its group, not over the rows alone": batch * tokens,
+        "a sum runs over every row of the batch": tokens * columns // groups,
+    }  # fmt: skip
+    least = 3 * itemsize * elements / bandwidth / 1e6
+    yield f"milliseconds for {size}", least, {
+        "dx is written too: three tensors": least * 2 / 3,
+        "itemsize: these elements are not of four bytes": least * 4 / itemsize,
+        "elements were counted, not bytes": least / itemsize,
+        "seconds, not milliseconds": least / 1e3,
+        "1 GB/s is 1e9 bytes a second, so 1e6 a millisecond": least * 1e3,
+    }  # fmt: skip
 
 
 @exercise("03-2")
@@ -51,24 +53,21 @@ def denominator_derivatives(f: Callable[[Tensor, Tensor, Tensor], Tensor]) -> st
         x, a, b = (torch.randn(k, generator=g, dtype=torch.float64) for k in (50, m + 1, n))
         b[-1] = 0.0  # the start of an identity
         b[0] = -b[0].abs() if n > 1 else b[0]
-        p = sum(c * x**i for i, c in enumerate(a))
-        powers = torch.stack([x.abs() ** j for j in range(1, n + 1)], 1)
-        q = 1 + powers @ b.abs()
+        t, j = x[:, None], torch.arange(1, n + 1)  # [50, 1], [n]
+        p = (t ** torch.arange(m + 1)) @ a[:, None]
+        q = 1 + (t.abs() ** j) @ b.abs()[:, None]
         sign = torch.where(b < 0, -1.0, 1.0)
-        expected = -sign * powers * (p / q**2)[:, None]
-        odd = -sign * torch.stack([x**j for j in range(1, n + 1)], 1) * (p / q**2)[:, None]
-        shifted = -sign * powers / x.abs()[:, None] * (p / q**2)[:, None]
-        same_tensor(
-            f"dF/db, degrees ({m}, {n})", f(x, a, b), expected, 1e-10 * (1 + expected.abs()),
-            {"sign(0): at b_j = 0 the convention is +1, where torch.sign has 0": expected * (b != 0),
-             "the minus sign of dF/dQ = -P/Q² is lost": -expected,
-             "the sign of b_j is lost: Q holds |b_j|": expected * sign,
-             "both the minus sign and the sign of b_j are lost": -expected * sign,
-             "Q holds |x|^j, not x^j": odd,
-             "dF/dQ is -P/Q², with Q squared": expected * q[:, None],
-             "P is missing: dF/dQ = -P/Q²": expected / p[:, None],
-             "powers start at |x|^1: the first coefficient is b_1": shifted},
-        )  # fmt: skip
+        expected = -sign * t.abs() ** j * p / q**2
+        same_tensor(f"dF/db, degrees ({m}, {n})", f(x, a, b), expected, 1e-10 * (1 + expected.abs()), {
+            "sign(0): at b_j = 0 the convention is +1, where torch.sign has 0": expected * (b != 0),
+            "the minus sign of dF/dQ = -P/Q² is lost": -expected,
+            "the sign of b_j is lost: Q holds |b_j|": expected * sign,
+            "both the minus sign and the sign of b_j are lost": -expected * sign,
+            "Q holds |x|^j, not x^j": -sign * t**j * p / q**2,
+            "dF/dQ is -P/Q², with Q squared": expected * q,
+            "P is missing: dF/dQ = -P/Q²": expected / p,
+            "powers start at |x|^1: the first coefficient is b_1": expected / t.abs(),
+        })  # fmt: skip
     return "dF/db at 50 points, three pairs of degrees, zeros among the coefficients"
 
 
@@ -101,23 +100,10 @@ def rational_backward(f: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor
     for seed, (shape, groups, m, n) in enumerate([((3, 7, 56), 8, 5, 4), ((2, 5, 24), 3, 2, 1), ((1, 1, 12), 1, 1, 3)]):
         dy, x, a, b = _backward_case(seed, shape, groups, m, n)
         answer = expect_tuple(f(dy.clone(), x.clone(), a.clone(), b.clone()), "dx", "dnumerator", "ddenominator")
-        dx, da, db = rational_gradients(dy, x, a, b)
-        terms = [t.abs().sum((0, 2)) for t in gradient_terms(dy, x, a, b)]
-        scale = 1e-11 * (1 + torch.stack(terms, 1))
-        size = f"shape {list(shape)}, {groups} groups, degrees ({m}, {n})"
-        same_tensor(f"dx for {size}", answer[0], dx, 1e-10 * (1 + dx.abs()), _dx_causes(dy, x, a, b))
-        same_tensor(
-            f"dnumerator for {size}", answer[1], da, scale[:, : m + 1],
-            {"neighbouring columns share a group: column // width, not column % groups": _strided(dy, x, a, b)[1]},
-        )  # fmt: skip
-        signless = db * torch.where(b < 0, -1.0, 1.0)
-        same_tensor(
-            f"ddenominator for {size}", answer[2], db, scale[:, m + 1 :],
-            {"sign(0): at b_j = 0 the convention is +1, where torch.sign and torch.abs have 0": db * (b != 0),
-             "the sign of b_j is lost: Q holds |b_j|": signless,
-             "the minus sign of -P/Q² is lost": -db,
-             "both the minus sign and the sign of b_j are lost": -signless},
-        )  # fmt: skip
+        dx, _, _ = rational_gradients(dy, x, a, b)
+        size = f" for shape {list(shape)}, {groups} groups, degrees ({m}, {n})"
+        same_tensor(f"dx{size}", answer[0], dx, 1e-10 * (1 + dx.abs()), _dx_causes(dy, x, a, b))
+        same_coefficient_gradients(answer[1:], dy, x, a, b, size)
     tensors = _backward_case(9, (4, 64, 768), 8, 5, 4)
     with _Traffic() as traffic:
         f(*tensors)
@@ -131,29 +117,14 @@ def rational_backward(f: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor
     return "three gradients, three shapes, zeros in x and b, and few bytes"
 
 
-def _strided(dy: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients as if column c belonged to group c % G."""
-
-    def move(t: Tensor) -> Tensor:
-        return t.reshape(*t.shape[:-1], -1, len(a)).transpose(-1, -2).reshape(t.shape)
-
-    def back(t: Tensor) -> Tensor:
-        return t.reshape(*t.shape[:-1], len(a), -1).transpose(-1, -2).reshape(t.shape)
-
-    dx, da, db = rational_gradients(move(dy), move(x), a, b)
-    return back(dx), da, db
-
-
 def _dx_causes(dy: Tensor, x: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    z = x.reshape(-1, len(a), x.shape[-1] // len(a))
-    first, second = (
-        t.reshape(x.shape) for t in dx_terms(dy.reshape(z.shape), z, list(a.T[..., None]), list(b.T[..., None]))
-    )
+    z, *tables = grouped(x, a, b)
+    first, second = (t.reshape(x.shape) for t in dx_terms(dy.reshape(z.shape), z, *tables))
     return {
         "sign(0): at x = 0 the convention is +1, where torch.sign and torch.abs have 0": first + second * (x != 0),
         "Q depends on x too: the quotient rule has a second term": first,
         "for x < 0 the second term changes its sign": first + second * torch.where(x < 0, -1.0, 1.0),
-        "neighbouring columns share a group: column // width, not column % groups": _strided(dy, x, a, b)[0],
+        NEIGHBOURS: interleaved(dy, x, a, b)[0],
     }
 
 
@@ -165,8 +136,6 @@ def right_gradient(f: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) ->
     b = 0.5 * torch.randn(1, 4, generator=g, dtype=torch.float64)
     smooth = torch.tensor([0.8, -1.2, 0.5], dtype=torch.float64)
     a[0, 0], b[0, 0] = 0.7, 0.6  # a kink at x = 0: a_0 b_1 is not zero
-    none = torch.zeros(1, 4, dtype=torch.float64)
-    half_zero = torch.tensor([[0.0, -0.4, 0.0, 0.3]], dtype=torch.float64)
 
     def of_x(v: Tensor) -> Tensor:
         return rational_reference(v[None], a, b).sum()
@@ -177,36 +146,23 @@ def right_gradient(f: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) ->
     cases = {
         "x, away from the kinks": (of_x, smooth),
         "x, with zeros": (of_x, torch.tensor([0.0, 0.6, 0.0], dtype=torch.float64)),
-        "b = 0": (of_b, none[0]),
-        "b with zeros and a negative": (of_b, half_zero[0]),
+        "b = 0": (of_b, torch.zeros(4, dtype=torch.float64)),
+        "b with zeros and a negative": (of_b, torch.tensor([0.0, -0.4, 0.0, 0.3], dtype=torch.float64)),
     }
     for name, (function, v) in cases.items():
-        v = v.clone()
-        leaf = v.clone().requires_grad_()
+        leaf, given = v.clone().requires_grad_(), v.clone()
         (expected,) = torch.autograd.grad(function(leaf), leaf)
-        before = v.clone()
-        answer = f(function, v)
-        if not torch.equal(v, before):
+        answer = f(function, given)
+        if not torch.equal(given, v):
             raise Wrong(f"{name}: v was changed; shift a copy of it")
-        _near_miss(f"slopes to the {name}", answer, expected, function, v)
-        same_tensor(f"slopes to the {name}", answer, expected, 1e-9)
-    return "slopes to the right within 1e-9, at the kinks and away from them"
-
-
-def _near_miss(what: str, answer: Tensor, expected: Tensor, function: Callable[[Tensor], Tensor], v: Tensor) -> None:
-    """Raise Wrong where the answer is another difference, to the accuracy that such a difference has: name it."""
-    if not isinstance(answer, Tensor) or answer.shape != expected.shape:
-        return
-    error = (answer.detach() - expected).abs()
-    at = int(error.argmax())
-    text = f"{what}: index {at}: expected {expected[at]:.10g} within 1e-9, got {answer[at]:.10g}. Likely cause: "
-    if 1e-9 < error[at] < 1e-5:
-        raise Wrong(
-            f"{text}a quotient of two values errs to first order in h, at best by 1e-8: use a third point. With three, "
-            "try h = 1e-5"
+        rows = 1e-5 * torch.eye(len(v), dtype=v.dtype)
+        after, before = (
+            torch.stack([s * (function(v + s * row) - function(v)) / 1e-5 for row in rows]) for s in (1, -1)
         )
-    rows = 1e-5 * torch.eye(len(v), dtype=v.dtype)
-    after, before = (torch.stack([s * (function(v + s * row) - function(v)) / 1e-5 for row in rows]) for s in (1, -1))
-    for other, cause in ((before, "these are slopes to the left"), ((before + after) / 2, "it averages the two sides")):
-        if error[at] > 1e-3 and (answer - other).abs().max() < 1e-3:
-            raise Wrong(text + cause)
+        same_tensor(f"slopes to the {name}", answer, expected, 1e-9, {
+            "a quotient of two values errs to first order in h, at best by 1e-8: use a third point. With three, try "
+            "h = 1e-5": (expected, 1e-3),
+            "these are slopes to the left": (before, 1e-3),
+            "it averages the two sides": ((before + after) / 2, 1e-3),
+        })  # fmt: skip
+    return "slopes to the right within 1e-9, at the kinks and away from them"

@@ -1,5 +1,6 @@
 """Chapter 05: sectors, bytes in flight, banks, and a transpose that moves whole sectors."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,51 +9,47 @@ from torch import Tensor
 from flashkat_lite.testing import poisoned
 
 from .. import setup as lab
-from ..counting import SECTOR, Accesses, accesses
-from .common import Wrong, exercise, normal, same_number, same_tensor, timed
+from ..counting import SECTOR
+from .common import Parts, Wrong, exercise, normal, numbers, same_number, same_tensor, timed
+from .kernels import watch
 from .language import tl, triton
 
 
 @exercise("05-1")
-def warp_sectors(f: Callable[[int, int, int], int]) -> str:
+@numbers(
+    "nine ways for a warp to read",
+    *((0, 4, 4), (4, 4, 4), (0, 8, 4), (0, 32, 4), (0, 128, 4), (0, 16, 16), (16, 16, 16), (0, 0, 4), (28, 12, 4)),
+)
+def warp_sectors(first: int, stride: int, size: int) -> Parts:
     """Check sectors that a warp touches: lane i reads `size` bytes at byte `first` + i · `stride`."""
-    wide = [(0, 128, 4), (0, 16, 16), (16, 16, 16), (0, 0, 4), (28, 12, 4)]
-    for first, stride, size in [(0, 4, 4), (4, 4, 4), (0, 8, 4), (0, 32, 4), *wide]:
-        starts = [first + lane * stride for lane in range(32)]
-        sectors = {byte // SECTOR for start in starts for byte in range(start, start + size)}
-        lines = {byte // 128 for start in starts for byte in range(start, start + size)}
-        span = starts[-1] + size - first
-        same_number(
-            f"sectors for first={first}, stride={stride}, size={size}", f(first, stride, size), len(sectors),
-            {"a sector touched by several lanes moves once": 32,
-             "these are lines of 128 bytes: a sector has 32": len(lines),
-             "sectors that no lane touches, in the gaps of a wide stride, do not move":
-                 (starts[-1] + size - 1) // SECTOR - first // SECTOR + 1,
-             "the first byte may lie inside a sector: count from `first`": -(-span // SECTOR),
-             "only the bytes asked for were counted; the gaps between them move too": -(-32 * size // SECTOR)},
-        )  # fmt: skip
-    return "nine ways for a warp to read"
+    taken = [byte for i in range(32) for byte in range(first + i * stride, first + i * stride + size)]
+    last = taken[-1]
+    yield f"sectors for {first=}, {stride=}, {size=}", len({byte // SECTOR for byte in taken}), {
+        "a sector touched by several lanes moves once": 32,
+        "these are lines of 128 bytes: a sector has 32": len({byte // 128 for byte in taken}),
+        "sectors that no lane touches, in the gaps of a wide stride, do not move": last // SECTOR - first // SECTOR + 1,
+        "the first byte may lie inside a sector: count from `first`": -(-(last + 1 - first) // SECTOR),
+        "only the bytes asked for were counted; the gaps between them move too": -(-32 * size // SECTOR),
+    }  # fmt: skip
 
 
 @exercise("05-2")
-def programs_to_fill(f: Callable[[float, float, int, int], int]) -> str:
+@numbers(
+    "programs for four machines",
+    *((4000.0, 700.0, 4, 16), (4000.0, 700.0, 4, 64), (3000.0, 500.0, 8, 4), (10.0, 1.0, 1, 4)),
+)
+def programs_to_fill(rate: float, latency: float, warps: int, each: int) -> Parts:
     """Check the fewest programs of `warps` warps that keep GB/s × ns bytes in flight, `each` bytes a thread."""
-    small = [(3000.0, 500.0, 8, 4), (10.0, 1.0, 1, 4)]
-    for rate, latency, warps, each in [(4000.0, 700.0, 4, 16), (4000.0, 700.0, 4, 64), *small]:
-        program = 32 * warps * each
-        needed = rate * latency  # 1 GB/s is 1 byte a nanosecond
-        expected = int(-(-needed // program))
-        same_number(
-            f"programs for {rate:,.0f} GB/s at {latency:,.0f} ns, {warps} warps, {each} bytes a thread",
-            f(rate, latency, warps, each), expected,
-            {"a part of a program is not launched: round up": int(needed // program),
-             "rounded up, and then one more": int(needed // program) + 2,
-             "a warp has 32 lanes": int(-(-needed // (warps * each))),
-             "a program has several warps": int(-(-needed // (32 * each))),
-             "1 GB is 1e9 bytes here, not 2**30": int(-(-needed * 2**30 / 1e9 // program)),
-             "rate over latency is no number of bytes: multiply": int(-(-rate / latency // program))},
-        )  # fmt: skip
-    return "programs for four machines"
+    size = f"{rate:,.0f} GB/s at {latency:,.0f} ns, {warps} warps, {each} bytes a thread"
+    needed, program = rate * latency, 32 * warps * each  # 1 GB/s is 1 byte a nanosecond
+    yield f"programs for {size}", math.ceil(needed / program), {
+        "a part of a program is not launched: round up": int(needed // program),
+        "rounded up, and then one more": int(needed // program) + 2,
+        "a warp has 32 lanes": math.ceil(needed / (warps * each)),
+        "a program has several warps": math.ceil(needed / (32 * each)),
+        "1 GB is 1e9 bytes here, not 2**30": math.ceil(needed * 2**30 / 1e9 / program),
+        "rate over latency is no number of bytes: multiply": math.ceil(rate / latency / program),
+    }  # fmt: skip
 
 
 @exercise("05-3")
@@ -71,13 +68,12 @@ def bank_ways(f: Callable[[list[int]], int]) -> str:
     for name, words in cases.items():
         banks = [word % 32 for word in words]
         expected = max(len({w for w in words if w % 32 == bank}) for bank in banks)
-        same_number(
-            f"turns for {name}", f(list(words)), expected,
-            {"lanes that want the same word are served together: count different words": max(map(banks.count, banks)),
-             "that is the number of banks in use": len(set(banks)),
-             "that is the number of conflicts beyond the first turn": expected - 1,
-             "all different words were counted: banks work at the same time": len(set(words))},
-        )  # fmt: skip
+        same_number(f"turns for {name}", f(list(words)), expected, {
+            "lanes that want the same word are served together: count different words": max(map(banks.count, banks)),
+            "that is the number of banks in use": len(set(banks)),
+            "that is the number of conflicts beyond the first turn": expected - 1,
+            "all different words were counted: banks work at the same time": len(set(words)),
+        })  # fmt: skip
     return "eight patterns of words"
 
 
@@ -93,20 +89,15 @@ def transposed(f: Callable[[Tensor], Tensor]) -> str:
     }
     for name, x in cases.items():
         got, want = f(x), x.T.contiguous()
-        causes = {
+        same_tensor(f"the transpose of {name}", got, want, 0.0, {
             "the input's strides: take both from x.stride()": x.as_strided(x.shape, (x.shape[1], 1)).T,
             "right values in the wrong places: rows and columns of the output are swapped": x.reshape(want.shape),
-        }
-        same_tensor(f"the transpose of {name}", got, want, 0.0, causes)
+        })  # fmt: skip
         if not got.is_contiguous():
             raise Wrong(f"the transpose of {name}: expected a contiguous tensor, got strides {got.stride()}")
-    if not lab.GPU:
-        with accesses() as seen:
-            f(torch.randn(128, 256))
-        _whole_sectors(seen, 128, 256)
-        x = cases["37 × 70"]
-        with accesses() as seen:
-            f(x)
+    _check_sectors(f)
+    x = cases["37 × 70"]
+    if seen := watch(f, x):
         outside = seen.loads.elements - seen.loads.of(x).elements
         if outside:
             raise Wrong(
@@ -117,12 +108,13 @@ def transposed(f: Callable[[Tensor], Tensor]) -> str:
     return "a transpose of odd shapes and strides" + ", in whole sectors" * (not lab.GPU)
 
 
-def _whole_sectors(seen: Accesses, rows: int, columns: int) -> None:
-    """Raise Wrong where loads or stores touch many more sectors than hold [rows, columns] of float32."""
-    needed = rows * columns * 4 // SECTOR
-    if not seen.stores.elements:
+def _check_sectors(f: Callable, rows: int = 128, columns: int = 256) -> None:
+    """In the interpreter, raise Wrong where loads or stores touch many more sectors than hold the data."""
+    seen, needed = watch(f, torch.randn(rows, columns)), rows * columns * 4 // SECTOR
+    if seen and not seen.stores.elements:
         raise Wrong("no store of a kernel was counted: the exercise asks for a Triton kernel")
-    for what, sectors in (("loads", seen.loads.sectors), ("stores", seen.stores.sectors)):
+    for what in ("loads", "stores"):
+        sectors = getattr(seen, what).sectors if seen else 0
         if sectors > 1.5 * needed:
             raise Wrong(
                 f"correct, but its {what} touch {sectors:,} sectors at {rows} × {columns}; {needed:,} hold the data, "

@@ -1,7 +1,7 @@
 """Chapter 06: three limits, and sums by few atomic additions."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,40 +9,35 @@ from torch import Tensor
 from flashkat_lite.testing import guarded, poisoned
 
 from .. import setup as lab
-from .common import Wrong, atomic_adds, exercise, expect_tuple, few_adds, same_number, same_twice, timed
+from .common import Parts, Wrong, exercise, numbers, same_twice, timed
+from .gradients import NEIGHBOURS
+from .kernels import atomic_adds, few_adds, watch
 from .language import tl, triton
+from .sums import STORED, crowded, rounding
 
 ALONE = "positions add their own element before the program has summed"
 
 
 @exercise("06-1")
-def least_time(f: Callable[..., tuple[float, str]]) -> str:
-    """Check (milliseconds, which limit) for (flops, bytes, additions, GFLOP/s, GB/s, additions a nanosecond)."""
-    names = ("arithmetic", "bytes", "additions")
-    cases = [
-        (3.1e9, 1.24e9, 0, 66900.0, 4200.0, 1.6),
-        (9.0e9, 1.86e9, 1.549e9, 66900.0, 4200.0, 1.6),
-        (2.0e12, 1.24e9, 5.0e6, 66900.0, 4200.0, 40.0),
-    ]
-    for case in cases:
-        ms, limit = expect_tuple(f(*case), "milliseconds", "name of the limit")
-        work, rates = case[:3], case[3:]
-        times = [w / r / 1e6 for w, r in zip(work, rates, strict=True)]
-        size = ", ".join(f"{w:g} {name}" for w, name in zip(work, ("FLOPs", "bytes", "additions"), strict=True))
-        least = max(times)
-        same_number(
-            f"milliseconds for {size}", ms, least,
-            {"the limits overlap: the longest counts, not their sum": sum(times),
-             "the longest of the times is the least that a kernel can take, not the shortest": min(times),
-             "the additions were left out": max(times[:2]),
-             "seconds, not milliseconds": least / 1e3,
-             "microseconds, not milliseconds": least * 1e3,
-             "nanoseconds, not milliseconds": least * 1e6},
-        )  # fmt: skip
-        expected = names[times.index(least)]
-        if limit != expected:
-            raise Wrong(f"the limit for {size}: expected {expected!r}, got {limit!r}")
-    return "time and limit, where each of the three holds"
+@numbers(
+    "time and limit, where each of the three holds",
+    (3.1e9, 1.24e9, 0, 66900.0, 4200.0, 1.6),
+    (9.0e9, 1.86e9, 1.549e9, 66900.0, 4200.0, 1.6),
+    (2.0e12, 1.24e9, 5.0e6, 66900.0, 4200.0, 40.0),
+)
+def least_time(flops: float, nbytes: float, additions: float, gflop_s: float, gb_s: float, per_ns: float) -> Parts:
+    """Check milliseconds, and which limit they come from: "arithmetic", "bytes" or "additions"."""
+    times = {"arithmetic": flops / gflop_s / 1e6, "bytes": nbytes / gb_s / 1e6, "additions": additions / per_ns / 1e6}
+    size, least = f"{flops:g} FLOPs, {nbytes:g} bytes, {additions:g} additions", max(times.values())
+    yield f"milliseconds for {size}", least, {
+        "the limits overlap: the longest counts, not their sum": sum(times.values()),
+        "the longest of the times is the least that a kernel can take, not the shortest": min(times.values()),
+        "the additions were left out": max(times["arithmetic"], times["bytes"]),
+        "seconds, not milliseconds": least / 1e3,
+        "microseconds, not milliseconds": least * 1e3,
+        "nanoseconds, not milliseconds": least * 1e6,
+    }  # fmt: skip
+    yield f"the limit for {size}", max(times, key=times.get), {}
 
 
 @exercise("06-2")
@@ -57,17 +52,12 @@ def index_sums(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         in_turn = torch.zeros(size, dtype=torch.bfloat16)
         for place, term in zip(index.tolist(), terms.cpu(), strict=True):
             in_turn[place] += term
-        same_twice(
-            f"sums of {count} terms on {size} totals", functools.partial(_sums, f), (terms, index, size),
-            exact, 1.1 * 2.0**-8 * exact.abs() + 1e-30,  # half a gap of bfloat16, and float32's rounding
-            {"the total is rounded to bfloat16 at every addition: keep it in float32": in_turn.to(lab.DEVICE),
-             "the totals are twice what they should be: each term was added twice": 2 * exact,
-             "one term of each total is left: they were stored, not added":
-                 torch.zeros_like(exact).index_copy(0, index, terms.double())},
-            torch.bfloat16,
-        )  # fmt: skip
-    if not lab.GPU:
-        atomic_adds(lambda: f(terms, index, size))
+        what, half_a_gap = f"sums of {count} terms on {size} totals", 1.1 * 2.0**-8  # and float32's rounding
+        same_twice(what, partial(_sums, f), (terms, index, size), exact, half_a_gap * exact.abs() + 1e-30, {
+            "the total is rounded to bfloat16 at every addition: keep it in float32": in_turn.to(lab.DEVICE),
+            STORED: torch.zeros_like(exact).index_copy(0, index, terms.double()),
+        }, torch.bfloat16)  # fmt: skip
+    atomic_adds(watch(f, terms, index, size))
     return "bfloat16 sums of up to 5000 terms, each rounded once"
 
 
@@ -83,20 +73,12 @@ def _sums(f: Callable[[Tensor, Tensor, int], Tensor], terms: Tensor, index: Tens
         raise
 
 
-def _values(count: int, bins: int, seed: int) -> Tensor:
-    """Return int32 numbers of bins [count], half of them 0; the memory beside them holds another number of a bin."""
-    g = torch.Generator().manual_seed(seed)
-    values = torch.randint(bins, (count,), generator=g, dtype=torch.int32)
-    values[torch.rand(count, generator=g) < 0.5] = 0
-    return guarded(values, fill=bins - 1)
-
-
 @exercise("06-3")
 @poisoned()
 def histogram(f: Callable[[Tensor, int], Tensor]) -> str:
     """Check counts of integers, at most one atomic addition for 16 elements."""
     for seed, (count, bins) in enumerate([(1, 2), (5000, 7), (4096, 64), (20000, 256)]):
-        values = _values(count, bins, seed)
+        values = crowded(count, bins, 0, seed)
         exact = torch.bincount(values.long(), minlength=bins)
         unset = torch.where(exact > 0, exact - 2**31 - 1, 2**31 - 1)  # on top of what fills memory from `empty`
         causes = {
@@ -108,8 +90,8 @@ def histogram(f: Callable[[Tensor, int], Tensor]) -> str:
             masked[0] += -count % block
             causes[f"{-count % block:,} masked positions were counted as zeros"] = masked
         same_twice(f"counts of {count} integers in {bins} bins", f, (values, bins), exact, 0.0, causes, torch.int32)
-    few_adds(lambda: f(_values(60000, 64, 9), 64), 60000 // 16, "60,000 integers in 64 bins", ALONE)
-    timed(f, histogram_solution, {"2²⁴ elements in 64 bins": (lambda: _values(2**24, 64, 9), 64)}, good=1.3)
+    few_adds(watch(f, crowded(60000, 64, 0, 9), 64), 60000 // 16, "60,000 integers in 64 bins", ALONE)
+    timed(f, histogram_solution, {"2²⁴ elements in 64 bins": (lambda: crowded(2**24, 64, 0, 9), 64)}, good=1.3)
     return "counts of up to 20,000 integers, few additions"
 
 
@@ -140,16 +122,12 @@ def group_sums(f: Callable[[Tensor, int], Tensor]) -> str:
     for rows, columns, groups in [(1, 32, 1), (37, 768, 8), (101, 96, 3), (500, 64, 2)]:
         x = guarded(torch.randn(rows, columns, generator=g))
         terms = x.double().view(rows, groups, -1)
-        exact, size = terms.sum((0, 2)), terms.abs().sum((0, 2))
-        tolerance = 4 * (rows * columns / groups) ** 0.5 * 2.0**-24 * size  # every addition rounds at random
-        same_twice(
-            f"sums of {groups} groups, {rows} × {columns}", f, (x, groups), exact, tolerance,
-            {"neighbouring columns share a group: column // width, not column % groups":
-                x.double().view(rows, -1, groups).sum((0, 1)),
-             "each element was added twice: is the buffer zeroed at each call?": 2 * exact,
-             "one of 32 lanes adds, but only its own element": terms.reshape(rows, groups, -1, 32)[..., 0].sum((0, 2))},
-        )  # fmt: skip
-    few_adds(lambda: f(torch.randn(80, 768), 8), 80 * 768 // 32, "80 rows of 768", ALONE)
+        exact, bound = terms.sum((0, 2)), rounding(rows * columns / groups, terms.abs().sum((0, 2)))
+        same_twice(f"sums of {groups} groups, {rows} × {columns}", f, (x, groups), exact, bound, {
+            NEIGHBOURS: x.double().view(rows, -1, groups).sum((0, 1)),
+            "one of 32 lanes adds, but only its own element": terms.reshape(rows, groups, -1, 32)[..., 0].sum((0, 2)),
+        })  # fmt: skip
+    few_adds(watch(f, torch.randn(80, 768), 8), 80 * 768 // 32, "80 rows of 768", ALONE)
     timed(f, group_sums_solution, {"2¹⁸ rows of 768": ((2**18, 768), 8)})
     return "group sums, summed before they are added"
 

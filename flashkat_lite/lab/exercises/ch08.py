@@ -1,5 +1,6 @@
 """Chapter 08: a suspect's share, Little's law, a control experiment, and a weighted histogram."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,56 +9,52 @@ from torch import Tensor
 from flashkat_lite.testing import guarded, poisoned
 
 from .. import setup as lab
-from ..counting import accesses
-from .common import exercise, expect_tuple, few_adds, normal, same_number, same_twice, timed
+from .common import Parts, exercise, normal, numbers, same_number, same_twice, timed
+from .kernels import few_adds, watch
 from .language import tl, triton
+from .sums import check_sums_by_index, crowded
 
 
 @exercise("08-1")
-def share_of_time(f: Callable[[float, float, float], float]) -> str:
-    """Check the share of the time that a suspect takes, from (before, after, factor on its work)."""
-    for before, after, factor in [(50.0, 50.35, 8.0), (10.0, 17.0, 8.0), (792.0, 0.775, 0.0), (10.0, 9.0, 0.5)]:
-        ratio = after / before
-        same_number(
-            f"share for {before:g} ms, then {after:g} ms with a factor of {factor:g}",
-            f(before, after, factor), (ratio - 1) / (factor - 1),
-            {"the factor counts what is there in all: it adds factor - 1 times the share": (ratio - 1) / factor
-             if factor else float("nan"),
-             "the growth was not divided by factor - 1": ratio - 1,
-             "the sign: with a factor below 1 both differences are negative": (1 - ratio) / (factor - 1),
-             "that is the time saved, not what a factor other than 0 says of the share": 1 - ratio},
-        )  # fmt: skip
-    return "shares for a removed, a halved and a multiplied suspect"
+@numbers(
+    "shares for a removed, a halved and a multiplied suspect",
+    *((50.0, 50.35, 8.0), (10.0, 17.0, 8.0), (792.0, 0.775, 0.0), (10.0, 9.0, 0.5)),
+)
+def share_of_time(before: float, after: float, factor: float) -> Parts:
+    """Check the share of the time that a suspect takes, from times before and after a factor on its work."""
+    what, growth = f"share for {before:g} ms, then {after:g} ms with a factor of {factor:g}", after / before - 1
+    yield what, growth / (factor - 1), {
+        "the factor counts what is there in all: it adds factor - 1 times the share": growth / (factor or math.nan),
+        "the growth was not divided by factor - 1": growth,
+        "the sign: with a factor below 1 both differences are negative": -growth / (factor - 1),
+        "that is the time saved, not what a factor other than 0 says of the share": -growth,
+    }  # fmt: skip
 
 
 @exercise("08-2")
-def warp_stay(f: Callable[..., tuple[float, float]]) -> str:
-    """Check (microseconds that a warp stays, cycles an instruction), by Little's law."""
-    for case in [
-        (64.0, 132, 302592, 77.56, 256, 1.973),
-        (12.0, 132, 50432, 0.782, 7926, 1.96),
-        (32.0, 40, 10**6, 20.0, 100, 1.5),
-    ]:
-        inside, multiprocessors, warps, ms, instructions, ghz = case
-        answer = expect_tuple(f(*case), "microseconds", "cycles an instruction")
-        what = f"{inside:g} warps on each of {multiprocessors}, {warps:,} warps in {ms:g} ms"
-        stay = inside * multiprocessors * ms * 1e3 / warps
-        same_number(
-            f"microseconds for {what}", answer[0], stay,
-            {"warps inside are those of all multiprocessors": stay / multiprocessors,
-             "milliseconds, not microseconds": stay / 1e3,
-             "nanoseconds, not microseconds": stay * 1e3,
-             "upside down: inside = rate · stay": 1 / stay,
-             "a warp's share of the time, as if one ran after another": ms * 1e3 / warps},
-        )  # fmt: skip
-        cycles = stay * 1e3 * ghz / instructions
-        same_number(
-            f"cycles an instruction for {what}, {instructions} instructions at {ghz:g} GHz", answer[1], cycles,
-            {"all instructions of the warp share its stay": cycles * instructions,
-             "a GHz is a thousand cycles in a microsecond": cycles / 1e3,
-             "cycles are time times clock": stay * 1e3 / ghz / instructions},
-        )  # fmt: skip
-    return "the stay of a warp, and the stall of an instruction"
+@numbers(
+    "the stay of a warp, and the stall of an instruction",
+    (64.0, 132, 302592, 77.56, 256, 1.973),
+    (12.0, 132, 50432, 0.782, 7926, 1.96),
+    (32.0, 40, 10**6, 20.0, 100, 1.5),
+)
+def warp_stay(inside: float, multiprocessors: int, warps: int, ms: float, instructions: int, ghz: float) -> Parts:
+    """Check microseconds that a warp stays, and cycles an instruction, by Little's law."""
+    size = f"{inside:g} warps on each of {multiprocessors}, {warps:,} warps in {ms:g} ms"
+    stay = inside * multiprocessors * ms * 1e3 / warps
+    yield f"microseconds for {size}", stay, {
+        "warps inside are those of all multiprocessors": stay / multiprocessors,
+        "milliseconds, not microseconds": stay / 1e3,
+        "nanoseconds, not microseconds": stay * 1e3,
+        "upside down: inside = rate · stay": 1 / stay,
+        "a warp's share of the time, as if one ran after another": ms * 1e3 / warps,
+    }  # fmt: skip
+    cycles = stay * 1e3 * ghz / instructions
+    yield f"cycles an instruction for {size}, {instructions} instructions at {ghz:g} GHz", cycles, {
+        "all instructions of the warp share its stay": cycles * instructions,
+        "a GHz is a thousand cycles in a microsecond": cycles / 1e3,
+        "cycles are time times clock": stay * 1e3 / ghz / instructions,
+    }  # fmt: skip
 
 
 @exercise("08-3")
@@ -73,29 +70,23 @@ def same_row_sums(f: Callable[[Tensor, int], Tensor]) -> str:
     for name, (row, rows) in cases.items():
         exact = rows * row.double()
         tolerance = rows * 2.0**-24 * exact.abs() + 1e-30  # equal terms round alike: the worst case, not a random one
-        causes = {
+        same_twice(f"sums of {name}", f, (row, rows), exact, tolerance, {
             "the row was added once": row,
             "everything was added to every column": exact.sum().expand_as(exact),
-            "each element was added twice: is the buffer zeroed at each call?": 2 * exact,
             "strides were taken for those of a contiguous row": rows * row.as_strided(row.shape, (1,)).double(),
-        }
-        same_twice(f"sums of {name}", f, (row, rows), exact, tolerance, causes)
-    if not lab.GPU:
-        with accesses() as seen:
-            f(*cases["37 rows of 8"])
-        same_number(
-            "additions for 37 rows of 8", seen.adds.elements, 37 * 8,
-            {"the experiment removed the additions too: it clears nothing": 8, "no kernel added atomically": 0},
-        )  # fmt: skip
-        same_number("addresses for 37 rows of 8", len(seen.adds.addresses), 8)
-        same_number(
-            "loads for 37 rows of 8", seen.loads.elements, 37 * 8,
-            {"the loads themselves are gone: a second change": 8, "nothing was loaded": 0},
-        )  # fmt: skip
-        same_number(
-            "different elements loaded, for 37 rows of 8", len(seen.loads.addresses), 8,
-            {"the row was copied out to all rows: the bytes are back": 37 * 8},
-        )  # fmt: skip
+        })  # fmt: skip
+    if seen := watch(f, *cases["37 rows of 8"]):
+        size = "for 37 rows of 8"
+        same_number(f"additions {size}", seen.adds.elements, 37 * 8, {
+            "the experiment removed the additions too: it clears nothing": 8, "no kernel added atomically": 0,
+        })  # fmt: skip
+        same_number(f"addresses {size}", len(seen.adds.addresses), 8)
+        same_number(f"loads {size}", seen.loads.elements, 37 * 8, {
+            "the loads themselves are gone: a second change": 8, "nothing was loaded": 0,
+        })  # fmt: skip
+        same_number(f"different elements loaded, {size}", len(seen.loads.addresses), 8, {
+            "the row was copied out to all rows: the bytes are back": 37 * 8,
+        })  # fmt: skip
     timed(f, same_row_sums_solution, {"2²⁰ rows of 8": ((8,), 2**20)})
     return "the same loads and additions, without the bytes"
 
@@ -117,11 +108,9 @@ def same_row_sums_solution(row, rows):
 
 
 def _weighted(count: int, bins: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return numbers of bins and weights [count], half of them of bin 1; beside them another bin's number, and NaN."""
-    g = torch.Generator().manual_seed(seed)
-    values = torch.randint(bins, (count,), generator=g, dtype=torch.int32)
-    values[torch.rand(count, generator=g) < 0.5] = 1
-    return guarded(values, fill=bins - 1), guarded(torch.randn(count, generator=g) + 0.5)
+    """Return numbers of bins, half of them 1, and weights [count], with another bin's number and NaN beside them."""
+    weights = torch.randn(count, generator=torch.Generator().manual_seed(seed + 100)) + 0.5
+    return crowded(count, bins, 1, seed), guarded(weights)
 
 
 @exercise("08-4")
@@ -130,23 +119,10 @@ def weighted_histogram(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     """Check sums of weights by bin, at most one atomic addition for 16 elements."""
     for seed, (count, bins) in enumerate([(1, 2), (5000, 7), (4096, 64), (3001, 40)]):
         values, weights = _weighted(count, bins, seed)
-
-        def by_bin(of: Tensor, values: Tensor = values, bins: int = bins) -> Tensor:
-            return torch.zeros(bins, dtype=torch.float64, device=lab.DEVICE).index_add_(0, values.long(), of)
-
-        exact, size = by_bin(weights.double()), by_bin(weights.double().abs())
-        tolerance = 4 * count**0.5 * 2.0**-24 * size + 1e-30  # every addition rounds at random
         what = f"weights of {count} elements in {bins} bins"
-        causes = {
-            "elements were counted, weights were not added": by_bin(torch.ones_like(weights, dtype=torch.float64)),
-            "each element was added twice: is the buffer zeroed at each call?": 2 * exact,
-            "every bin holds the total of all of them": exact.sum().expand_as(exact),
-            "one weight of each bin is left: they were stored, not added":
-                torch.zeros_like(exact).index_copy(0, values.long(), weights.double()),
-        }  # fmt: skip
-        same_twice(what, f, (values, weights, bins), exact, tolerance, causes)
+        check_sums_by_index(what, f, (values, weights, bins), values, weights, bins)
     few_adds(
-        lambda: f(*_weighted(60000, 64, 9), 64), 60000 // 16, "60,000 elements in 64 bins",
+        watch(f, *_weighted(60000, 64, 9), 64), 60000 // 16, "60,000 elements in 64 bins",
         "elements are added to memory before the program has summed, or there are too many programs",
     )  # fmt: skip
     large = _weighted(2**24 if lab.GPU else 1, 64, 9)

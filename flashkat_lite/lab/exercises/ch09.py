@@ -7,40 +7,35 @@ from torch import Tensor
 
 from flashkat_lite.testing import poisoned
 
-from .column_sums import check_column_sums
-from .common import exercise, expect_tuple, few_adds, same_number, timed
+from .common import Parts, exercise, numbers, timed
+from .kernels import few_adds, watch
 from .language import tl, triton
+from .sums import check_column_sums
 
 
 @exercise("09-1")
-def count_block(f: Callable[[int, int, int, int, int], tuple[int, int]]) -> str:
-    """Check (programs, atomic adds) of the block backward for (rows, groups, m, n, rows of a tile)."""
-    for rows, groups, m, n, tile in [(201728, 8, 5, 4, 32), (37, 3, 3, 2, 16), (1000, 8, 6, 5, 128)]:
-        programs, adds = expect_tuple(f(rows, groups, m, n, tile), "programs", "atomic adds")
-        size = f"rows={rows}, groups={groups}, m={m}, n={n}, tile={tile} rows"
-        blocks = -(-rows // tile)
-        same_number(
-            f"programs for {size}", programs, blocks * groups,
-            {"the last, partial tile needs a program too: round up": rows // tile * groups,
-             "a tile belongs to one group: times groups": blocks},
-        )  # fmt: skip
-        same_number(
-            f"atomic adds for {size}", adds, blocks * groups * (m + 1 + n),
-            {"a polynomial of degree m has m+1 coefficients": blocks * groups * (m + n)},
-        )  # fmt: skip
-    return "programs and atomic adds, at three sizes"
+@numbers("programs and atomic adds, at three sizes", (201728, 8, 5, 4, 32), (37, 3, 3, 2, 16), (1000, 8, 6, 5, 128))
+def count_block(rows: int, groups: int, m: int, n: int, tile: int) -> Parts:
+    """Check programs and atomic adds of the block backward, with tiles of so many rows."""
+    size, blocks = f"{rows=}, {groups=}, {m=}, {n=}, {tile=} rows", -(-rows // tile)
+    yield f"programs for {size}", blocks * groups, {
+        "the last, partial tile needs a program too: round up": rows // tile * groups,
+        "a tile belongs to one group: times groups": blocks,
+    }  # fmt: skip
+    yield f"atomic adds for {size}", blocks * groups * (m + 1 + n), {
+        "a polynomial of degree m has m+1 coefficients": blocks * groups * (m + n),
+    }  # fmt: skip
 
 
 @exercise("09-2")
-def idle_share(f: Callable[[int], float]) -> str:
+@numbers("seven widths", (24,), (96,), (100,), (128,), (7,), (1,), (384,))
+def idle_share(width: int) -> Parts:
     """Check the share of a tile's positions that own no column, for a group width."""
-    for width in (24, 96, 100, 128, 7, 1, 384):
-        columns = 1 << (width - 1).bit_length()
-        same_number(
-            f"idle share at width {width}", f(width), 1 - width / columns,
-            {"the share in use was returned": width / columns, "idle over used, not over all": columns / width - 1},
-        )  # fmt: skip
-    return "seven widths"
+    columns = 1 << (width - 1).bit_length()
+    yield f"idle share at width {width}", 1 - width / columns, {
+        "the share in use was returned": width / columns,
+        "idle over used, not over all": columns / width - 1,
+    }  # fmt: skip
 
 
 @exercise("09-3")
@@ -48,7 +43,7 @@ def idle_share(f: Callable[[int], float]) -> str:
 def column_sums_block(f: Callable[[Tensor], Tensor]) -> str:
     """Check column sums with one atomic add a column and program, at least 64 rows a program."""
     check_column_sums(f)
-    few_adds(lambda: f(torch.randn(4096, 96)), 4096 // 64 * 96, "4,096 rows of 96")
+    few_adds(watch(f, torch.randn(4096, 96)), 4096 // 64 * 96, "4,096 rows of 96")
     timed(f, column_sums_block_solution, {"524,288 rows of 96": ((2**19, 96),)}, moves=1)
     return "column sums, summed in the program first"
 
@@ -80,7 +75,7 @@ def column_sums_block_solution(dy, rows_of_tile=128):
 def column_sums_walking(f: Callable[[Tensor], Tensor]) -> str:
     """Check column sums by programs that walk down the rows: at most 264 adds a column, however many rows."""
     check_column_sums(f)
-    few_adds(lambda: f(torch.randn(60000, 8)), 264 * 8, "60,000 rows of 8")
+    few_adds(watch(f, torch.randn(60000, 8)), 264 * 8, "60,000 rows of 8")
     timed(f, column_sums_walking_solution, {"524,288 rows of 96": ((2**19, 96),)}, moves=1)
     return "column sums by walking programs"
 

@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 from unittest import mock
 
 import torch
@@ -13,51 +12,54 @@ from flashkat_lite import hardware
 from flashkat_lite.testing import poisoned
 
 from .. import setup as lab
-from ..counting import accesses
-from .common import Wrong, exercise, expect_tuple, no_adds, normal, repeats, same_bits, same_number, same_tensor, timed
+from ..counting import Accesses, accesses
+from .common import TWICE, Parts, Wrong, exercise, expect_tuple, normal, numbers, same_tensor, timed
+from .kernels import no_adds, repeats, same_bits, watch
 from .language import programs_per_whole_rows, tl, triton, vector_width
+from .sums import rounding, same_total
 
 
 @exercise("10-1")
-def whole_grid(f: Callable[[int, int, int], tuple[int, int]]) -> str:
-    """Check (programs, rows of a pass) of the largest grid of at most `most` programs that covers whole rows."""
-    for per_row, block, most in [(192, 128, 528), (48, 128, 530), (768, 128, 395), (175, 128, 1000), (9, 128, 4)]:
-        answer = expect_tuple(f(per_row, block, most), "programs", "rows of a pass")
-        unit = per_row // math.gcd(per_row, block)
-        size = f"{per_row} vectors to a row, programs of {block} positions, at most {most}"
-        expected = max(1, most // unit) * unit
-        same_number(
-            f"programs for {size}", answer[0], expected,
-            {"that many programs do not end where a row ends": most,
-             "never fewer than the least that covers whole rows": most // unit * unit,
-             "the least was asked for the largest": unit,
-             "a row's vectors and a program's positions may have a common divisor": max(1, most // per_row) * per_row},
-        )  # fmt: skip
-        rows = expected * block // per_row
-        same_number(
-            f"rows of a pass for {size}", answer[1], rows,
-            {"a pass covers programs · block vectors, not programs": expected // per_row,
-             "rows, not vectors": expected * block},
-        )  # fmt: skip
-    return "five grids"
+@numbers("five grids", (192, 128, 528), (48, 128, 530), (768, 128, 395), (175, 128, 1000), (9, 128, 4))
+def whole_grid(per_row: int, block: int, most: int) -> Parts:
+    """Check programs, and rows of a pass, of the largest grid of at most `most` programs that covers whole rows."""
+    size = f"{per_row} vectors to a row, programs of {block} positions, at most {most}"
+    unit = per_row // math.gcd(per_row, block)
+    programs = max(1, most // unit) * unit
+    yield f"programs for {size}", programs, {
+        "that many programs do not end where a row ends": most,
+        "never fewer than the least that covers whole rows": most // unit * unit,
+        "the least was asked for the largest": unit,
+        "a row's vectors and a program's positions may have a common divisor": max(1, most // per_row) * per_row,
+    }  # fmt: skip
+    yield f"rows of a pass for {size}", programs * block // per_row, {
+        "a pass covers programs · block vectors, not programs": programs // per_row,
+        "rows, not vectors": programs * block,
+    }  # fmt: skip
 
 
 @exercise("10-2")
-def stages_needed(f: Callable[[float, float, int, int, int, int], int]) -> str:
+@numbers(
+    "five kernels",
+    (2880.0, 700.0, 132, 4, 128, 32),
+    (2880.0, 700.0, 132, 1, 128, 32),
+    (900.0, 500.0, 80, 8, 256, 16),
+    (2880.0, 700.0, 132, 2, 256, 16),
+    (4000.0, 1000.0, 100, 1, 1250, 32),
+)
+def stages_needed(
+    gb_s: float, ns: float, multiprocessors: int, programs: int, positions: int, bytes_each: int
+) -> Parts:
     """Check the fewest stages (at least 2) that keep gb_s · ns bytes in flight."""
-    for case in [(2880.0, 700.0, 132, 4, 128, 32), (2880.0, 700.0, 132, 1, 128, 32), (900.0, 500.0, 80, 8, 256, 16),
-                 (2880.0, 700.0, 132, 2, 256, 16), (4000.0, 1000.0, 100, 1, 1250, 32)]:  # fmt: skip
-        gb_s, ns, many, count, positions, each = case
-        one = many * count * positions * each
-        expected = max(2, 1 + math.ceil(gb_s * ns / one))
-        same_number(
-            f"stages for (gb_s, ns, multiprocessors, programs, positions, bytes_each) = {case}", f(*case), expected,
-            {"with S stages, S - 1 are under way, and the quotient is rounded up": math.ceil(gb_s * ns / one),
-             "that is one stage too many where the bytes fit exactly": 2 + int(gb_s * ns / one),
-             "at least 2": 1 + math.ceil(gb_s * ns / one),
-             "programs are counted on each multiprocessor": 1 + math.ceil(gb_s * ns / (count * positions * each))},
-        )  # fmt: skip
-    return "five kernels"
+    size = f"{gb_s=:g}, {ns=:g}, {multiprocessors=}, {programs=}, {positions=}, {bytes_each=}"
+    of_one = programs * positions * bytes_each
+    stages = gb_s * ns / (multiprocessors * of_one)  # under way
+    yield f"stages for {size}", max(2, 1 + math.ceil(stages)), {
+        "with S stages, S - 1 are under way, and the quotient is rounded up": math.ceil(stages),
+        "that is one stage too many where the bytes fit exactly": 2 + int(stages),
+        "at least 2": 1 + math.ceil(stages),
+        "programs are counted on each multiprocessor": 1 + math.ceil(gb_s * ns / of_one),
+    }  # fmt: skip
 
 
 @exercise("10-3")
@@ -70,22 +72,18 @@ def scale_backward(f: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]])
         size = f"{rows} rows of {columns}"
         dx, dscale = expect_tuple(f(dy, x, scale), "dx", "dscale")
         exact, terms = dy.double() * scale.double(), dy.double() * x.double()
-        same_tensor(
-            f"dx of {size}", dx, exact, 2.0**-23 * exact.abs() + 2.0**-22,
-            {"x was scaled, not dy": x.double() * scale.double(), "dy was returned as it came": dy.double()},
-        )  # fmt: skip
-        bound = 4 * rows**0.5 * 2.0**-24 * terms.abs().sum(0) + 1e-30
+        same_tensor(f"dx of {size}", dx, exact, 2.0**-23 * exact.abs() + 2.0**-22, {
+            "x was scaled, not dy": x.double() * scale.double(), "dy was returned as it came": dy,
+        })  # fmt: skip
         sums = terms.sum(0)
-        same_tensor(
-            f"dscale of {size}", dscale, sums, bound,
-            {"the sums of dy, without x": dy.double().sum(0),
-             "the sums of dy · x · scale: the scale does not belong in its own gradient": sums * scale.double(),
-             "each term was added twice: is memory from `empty` written before it is read?": 2 * sums,
-             "every column holds the total of all of them": sums.sum().expand_as(sums)}, torch.float32,
-        )  # fmt: skip
+        same_tensor(f"dscale of {size}", dscale, sums, rounding(rows, terms.abs().sum(0)), {
+            "the sums of dy, without x": dy.double().sum(0),
+            "the sums of dy · x · scale: the scale does not belong in its own gradient": sums * scale.double(),
+            TWICE: 2 * sums,
+            "every column holds the total of all of them": sums.sum().expand_as(sums),
+        }, torch.float32)  # fmt: skip
         repeats(f"dscale of {size}", dscale, lambda *tensors: f(*tensors)[1], dy, x, scale)
-    if not lab.GPU:
-        no_adds(f, dy, x, scale)
+    no_adds(watch(f, dy, x, scale))
     timed(f, scale_backward_solution, {"2¹⁸ rows of 768": ((2**18, 768), (2**18, 768), (768,))}, moves=3)
     return "four shapes, the same bits each time"
 
@@ -134,45 +132,48 @@ def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> str:
     for seed, size in enumerate((1, 1000, 65_537, 300_003)):
         x, other = normal(size, seed=40 + seed), normal(size, seed=50 + seed)
         what, first = f"the sum of {size:,} elements", f(x)
-        _check_sum(what, first, x)
+        same_total(what, first, x)
         again = f(x)
-        _check_sum(
-            f"{what}, a second call", again, x,
-            "the counter is not zero when the second call begins, so nobody finds that it is the last",
-        )  # fmt: skip
+        same_total(f"{what}, a second call", again, x, {
+            "the counter is not zero when the second call begins, so nobody finds that it is the last": None,
+        })  # fmt: skip
         same_bits(what, first, again, "a second call")
         if not lab.GPU:
             with accesses(backwards=True):
                 backwards = f(other)
-            _check_sum(
-                f"{what}, programs run in reverse order", backwards, other,
-                "the last to finish need not be the program with the highest number: ask the counter",
-            )  # fmt: skip
+            same_total(f"{what}, programs run in reverse order", backwards, other, {
+                "the last to finish need not be the program with the highest number: ask the counter": None,
+            })  # fmt: skip
             same_bits(what, backwards, f(other), "programs run in another order")
-    if not lab.GPU:
-        with accesses() as seen, _orders() as orders:
-            f(normal(100_000, seed=60))
-        if not seen.programs:
-            raise Wrong("expected a Triton kernel, got none: no program ran")
-        launches = seen.programs.count((0, 0, 0))
-        if launches != 1:
-            raise Wrong(f"expected one launch, got {launches}")
-        programs, adds, addresses = len(seen.programs), seen.adds.elements, len(seen.adds.addresses)
-        if programs < 2:
-            raise Wrong("expected more than one program for 100,000 elements, got 1")
-        if adds != programs or addresses != 1:
-            raise Wrong(
-                f"expected one atomic addition a program, {programs}, on one address; got {adds:,} on {addresses:,}. "
-                "Likely cause: sums are added atomically; only the counter should be"
-            )
-        if orders != {("ACQUIRE_RELEASE", "GPU")}:
-            got = ", ".join(f"sem={sem.lower()} and scope={scope.lower()}" for sem, scope in sorted(orders))
-            raise Wrong(
-                f"the counter: expected sem=acquire_release and scope=gpu, got {got}. Likely cause: a missing fence: "
-                "the last program may find the others counted, and their sums not yet stored"
-            )
+    with _orders() as orders:
+        seen = watch(f, normal(100_000, seed=60))
+    if seen:
+        _check_counter(seen, orders)
     timed(f, sum_in_one_launch_solution, {"2²⁶ elements": ((2**26,),)}, moves=1)
     return "four lengths in one launch, the same bits each time"
+
+
+def _check_counter(seen: Accesses, orders: set[tuple[str, str]]) -> None:
+    """Raise Wrong unless programs of one launch each add once, to one counter, in an order that shows them the sums."""
+    programs, adds, addresses = len(seen.programs), seen.adds.elements, len(seen.adds.addresses)
+    if not programs:
+        raise Wrong("expected a Triton kernel, got none: no program ran")
+    launches = seen.programs.count((0, 0, 0))
+    if launches != 1:
+        raise Wrong(f"expected one launch, got {launches}")
+    if programs < 2:
+        raise Wrong("expected more than one program for 100,000 elements, got 1")
+    if adds != programs or addresses != 1:
+        raise Wrong(
+            f"expected one atomic addition a program, {programs}, on one address; got {adds:,} on {addresses:,}. "
+            "Likely cause: sums are added atomically; only the counter should be"
+        )
+    if orders != {("ACQUIRE_RELEASE", "GPU")}:
+        got = ", ".join(f"sem={sem.lower()} and scope={scope.lower()}" for sem, scope in sorted(orders))
+        raise Wrong(
+            f"the counter: expected sem=acquire_release and scope=gpu, got {got}. Likely cause: a missing fence: "
+            "the last program may find the others counted, and their sums not yet stored"
+        )
 
 
 @contextlib.contextmanager
@@ -182,24 +183,12 @@ def _orders() -> Iterator[set[tuple[str, str]]]:
 
     seen, original = set(), interpreter_builder.create_atomic_rmw
 
-    def operation(kind: Any, pointers: Any, value: Any, mask: Any, sem: Any, scope: Any) -> Any:
-        seen.add((sem.name, scope.name))
-        return original(kind, pointers, value, mask, sem, scope)
+    def operation(*arguments):
+        seen.add(tuple(setting.name for setting in arguments[-2:]))
+        return original(*arguments)
 
     with mock.patch.object(interpreter_builder, "create_atomic_rmw", operation):
         yield seen
-
-
-def _check_sum(what: str, got: Any, x: Tensor, cause: str = "") -> None:
-    """Raise Wrong unless `got` is the sum of x but for rounding; `cause` is then the likely one."""
-    exact = x.double().sum()
-    bound = 12 * 2.0**-24 * x.double().square().sum().sqrt() + 2.0**-24 * exact.abs()
-    try:
-        same_tensor(what, got, exact, bound, {"each element was added twice": 2 * exact}, torch.float32)
-    except Wrong as wrong:
-        if cause and isinstance(got, Tensor) and got.shape == exact.shape:
-            raise Wrong(f"{str(wrong).partition(' Likely cause')[0]} Likely cause: {cause}") from None
-        raise
 
 
 @triton.jit

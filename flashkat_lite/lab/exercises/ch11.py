@@ -10,42 +10,39 @@ from torch import Tensor
 from flashkat_lite.testing import MARGIN, guarded, poisoned
 
 from .. import setup as lab
-from ..counting import Trace, accesses
-from .common import Wrong, exercise, expect_tuple, same_number, same_tensor, timed
+from .common import Parts, Wrong, exercise, normal, numbers, same_number, same_tensor, timed
+from .elementwise import SHAPES, read_once, same_elements, values
+from .kernels import watch
 from .language import reciprocal, tl, to_float32, triton
 
 RATE = 132 * 4 * 32 * 1.98e9  # each thread's instructions a second, of an H200
 
 
 @exercise("11-1")
-def two_bounds(f: Callable[[int, float, int, float, float], tuple[float, float]]) -> str:
-    """Check (milliseconds at least, instructions at which the bounds meet) of a kernel, from sizes and rates."""
-    for elements, instructions, nbytes, bandwidth in (
-        (154_927_104, 42.4, 6, 4300.0),
-        (154_927_104, 46.5, 12, 4300.0),
-        (38_731_776, 82.0, 6, 4100.0),
-        (1_000_000, 10.0, 4, 2000.0),
-    ):
-        answer = expect_tuple(f(elements, instructions, nbytes, bandwidth, RATE), "milliseconds", "instructions")
-        memory, issue = nbytes * elements / bandwidth / 1e6, elements * instructions / RATE * 1e3
-        meet = RATE * nbytes / (bandwidth * 1e9)
-        size = f"{elements:,} elements, {instructions} instructions, {nbytes} bytes each, {bandwidth:,.0f} GB/s"
-        least = max(memory, issue)
-        same_number(
-            f"milliseconds for {size}", answer[0], least,
-            {"the bounds overlap at best: the longer one, not their sum": memory + issue,
-             "milliseconds, not seconds": least / 1e3,
-             "memory alone: the instructions need longer": memory if issue > memory else math.nan,
-             "the longer of the two bounds, not the shorter": min(memory, issue),
-             "the rate counts each thread's instructions already: no further factor of 32": max(memory, issue / 32)},
-        )  # fmt: skip
-        same_number(
-            f"instructions an element at which both bounds of {size} are equal", answer[1], meet,
-            {"the number for one byte: times the bytes of an element": meet / nbytes,
-             "the inverse of what was asked for": 1 / meet,
-             "1 GB/s is 1e9 bytes a second": meet * 1e9},
-        )  # fmt: skip
-    return "both bounds, for four kernels"
+@numbers(
+    "both bounds, for four kernels",
+    (154_927_104, 42.4, 6, 4300.0, RATE),
+    (154_927_104, 46.5, 12, 4300.0, RATE),
+    (38_731_776, 82.0, 6, 4100.0, RATE),
+    (1_000_000, 10.0, 4, 2000.0, RATE),
+)
+def two_bounds(elements: int, instructions: float, nbytes: int, bandwidth: float, rate: float) -> Parts:
+    """Check milliseconds at least, and instructions at which the bounds meet, from sizes and rates."""
+    size = f"{elements:,} elements, {instructions} instructions, {nbytes} bytes each, {bandwidth:,.0f} GB/s"
+    memory, issue = nbytes * elements / bandwidth / 1e6, elements * instructions / rate * 1e3
+    least, meet = max(memory, issue), rate * nbytes / (bandwidth * 1e9)
+    yield f"milliseconds for {size}", least, {
+        "the bounds overlap at best: the longer one, not their sum": memory + issue,
+        "milliseconds, not seconds": least / 1e3,
+        "memory alone: the instructions need longer": memory if issue > memory else math.nan,
+        "the longer of the two bounds, not the shorter": min(memory, issue),
+        "the rate counts each thread's instructions already: no further factor of 32": max(memory, issue / 32),
+    }  # fmt: skip
+    yield f"instructions an element at which both bounds are equal for {size}", meet, {
+        "the number for one byte: times the bytes of an element": meet / nbytes,
+        "the inverse of what was asked for": 1 / meet,
+        "1 GB/s is 1e9 bytes a second": meet * 1e9,
+    }  # fmt: skip
 
 
 @exercise("11-2")
@@ -70,28 +67,16 @@ def conflict_free(f: Callable[[int], list[int]]) -> str:
 def _check_ring(registers: list[int]) -> None:
     """Raise Wrong unless any three neighbours of the ring lie in three banks."""
     k = len(registers)
-    for j in range(k):
-        places = [(j + i) % k for i in range(3)]
-        three = [registers[place] for place in places]
-        banks = [r % 4 for r in three]
-        if len(set(banks)) == 3:
-            continue
-        row_is_right = all(len({r % 4 for r in registers[i : i + 3]}) == 3 for i in range(k - 2))
+    ring = [*registers, *registers[:2]]
+    crowded = [j for j in range(k) if len({r % 4 for r in ring[j : j + 3]}) < 3]
+    if crowded:
+        j = crowded[0]
+        places, three = [(j + i) % k for i in range(3)], ring[j : j + 3]
         cause = " Likely cause: right along the row, but the last accumulators are neighbours of the first."
         raise Wrong(
-            f"k={k}, accumulators {', '.join(map(str, places))}: expected three banks, got {banks} of registers "
-            f"{three}.{cause * (j >= k - 2 and row_is_right)}"
+            f"k={k}, accumulators {', '.join(map(str, places))}: expected three banks, got {[r % 4 for r in three]} of "
+            f"registers {three}.{cause * (j >= k - 2)}"
         )
-
-
-def _loads(f: Callable, arguments: tuple, x: Tensor) -> Trace:
-    """Return the loads of x's memory, and of the NaN beside it, of a call; in the interpreter."""
-    with accesses() as seen, np.errstate(over="ignore"):
-        f(*arguments)
-    loads = seen.loads.of(x, MARGIN)
-    if not loads.elements:
-        raise Wrong("expected a Triton kernel that reads x where it lies, got none: no load of it was seen")
-    return loads
 
 
 @exercise("11-3")
@@ -105,38 +90,38 @@ def unpack_pairs(f: Callable[[Tensor], Tensor]) -> str:
         "2 numbers": torch.tensor([-3.5, 7.25]),
         "10,002 random numbers": torch.randn(10_002, generator=g),
     }
-    for name, values in cases.items():
-        x = guarded(values.to(torch.bfloat16))
+    for name, wide in cases.items():
+        x = guarded(wide.to(torch.bfloat16))
         got = f(x)
         what, exact = f"float32 of {name}", x.float()
         swapped = exact.view(-1, 2).flip(1).flatten()
         bits, is_first = x.view(torch.int32), torch.arange(len(x), device=lab.DEVICE) % 2 == 0
         logical = torch.stack([bits << 16, bits], 1).flatten().view(torch.float32)
-        same_tensor(
-            what, got, exact, 0.0,
-            {"the two halves are swapped: the first number of a pair is the lower half": swapped,
-             "the upper half needs a mask: the other number's bits are still below it": logical,
-             "only the first number of each pair is right: the second went missing": torch.where(is_first, exact, 0),
-             "only the second number of each pair is right: the first went missing": torch.where(is_first, 0, exact),
-             "numbers too small to be normal went to zero: a conversion instead of bits":
-                 torch.where(exact.abs() < 2.0**-126, 0, exact),
-             "all first numbers come before all second ones: pairs are neighbours in the result":
-                 torch.cat([exact[::2], exact[1::2]])}, torch.float32,
-        )  # fmt: skip
+        same_tensor(what, got, exact, 0.0, {
+            "the two halves are swapped: the first number of a pair is the lower half": swapped,
+            "the upper half needs a mask: the other number's bits are still below it": logical,
+            "only the first number of each pair is right: the second went missing": torch.where(is_first, exact, 0),
+            "only the second number of each pair is right: the first went missing": torch.where(is_first, 0, exact),
+            "numbers too small to be normal went to zero: a conversion instead of bits":
+                torch.where(exact.abs() < 2.0**-126, 0, exact),
+            "all first numbers come before all second ones: pairs are neighbours in the result":
+                torch.cat([exact[::2], exact[1::2]]),
+        }, torch.float32)  # fmt: skip
         if not torch.equal(got.view(torch.int32), exact.view(torch.int32)):
             at = int((got.view(torch.int32) != exact.view(torch.int32)).nonzero()[0])
             raise Wrong(
                 f"{what}: expected the bits of {exact[at].item()}, got those of {got[at].item()} at index {at}. Likely "
                 "cause: arithmetic instead of bits (a sign of zero is lost)"
             )
-    if not lab.GPU:
-        loads = _loads(f, (x,), x)
+    if seen := watch(f, x):
+        loads = seen.loads.of(x, MARGIN)
+        if not loads.elements:
+            raise Wrong("expected a Triton kernel that reads x where it lies, got none: no load of it was seen")
         pairs = sum(addresses.size for addresses, size in loads if size == 4)
-        same_number(
-            "loads of 32 bits for 10,002 numbers", pairs, 5001,
-            {"the kernel loads 16 bits at a time: hand it x.view(torch.int32)": 0, "each pair is loaded twice": 10_002,
-             "positions outside of the tensor load too: a mask is missing": max(pairs, 5002)},
-        )  # fmt: skip
+        same_number("loads of 32 bits for 10,002 numbers", pairs, 5001, {
+            "the kernel loads 16 bits at a time: hand it x.view(torch.int32)": 0, "each pair is loaded twice": 10_002,
+            "positions outside of the tensor load too: a mask is missing": max(pairs, 5002),
+        })  # fmt: skip
     timed(f, unpack_pairs_solution, {"2²⁷ numbers": ((2**27,),)}, dtype=torch.bfloat16, moves=3)
     return "every bit, also of -0 and of numbers too small to be normal"
 
@@ -165,44 +150,24 @@ def unpack_pairs_solution(x):
 @poisoned()
 def silu_backward(f: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Check dx = dy · SiLU'(x), contiguous, in x's dtype, computed in float32."""
-    g = torch.Generator().manual_seed(114)
-    shapes = [(3, 7, torch.float32), (37, 56, torch.float32), (1, 1000, torch.bfloat16), (129, 33, torch.bfloat16)]
-    for rows, columns, dtype in shapes:
-        x, dy = (torch.randn(rows, columns, generator=g) for _ in range(2))
-        x = 2 * x
-        x[0, :2] = torch.tensor([-200.0, 200.0])
-        x, dy = guarded(x.to(dtype)), guarded(dy.to(dtype))
+    for seed, (name, shape) in enumerate(SHAPES.items(), 114):
+        x, dy = values(*shape, seed=seed), normal(*shape[:2], seed=seed + 4, dtype=shape[2])
         with np.errstate(over="ignore"):  # exp of 200 is infinite, and rightly so; the interpreter would warn
             got = f(dy, x)
-        what = f"dx for {rows} row{'s' * (rows > 1)} of {columns} {str(dtype).removeprefix('torch.')}"
-        if isinstance(got, Tensor) and got.dtype != dtype:
-            raise Wrong(f"{what}: expected {dtype}, as x; got {got.dtype}")
-        exact = _silu_slope(x.double()) * dy.double()
-        # A dozen float32 roundings; one of the stored number, which the interpreter truncates where a GPU rounds.
-        stored = 2.0**-7 if dtype == torch.bfloat16 else 0.0
-        tolerance = 16 * 2.0**-24 * (1 + x.double().abs()) * dy.double().abs() + stored * exact.abs() + 2.0**-40
-        s = torch.sigmoid(x.double())
-        causes = (
-            {"that is SiLU itself times dy, not its derivative": x.double() * s * dy.double(),
-             "dy is missing": _silu_slope(x.double()),
-             "the product rule: x · sigmoid(x) has two terms, and one is missing": s * dy.double(),
-             "x and dy are exchanged": _silu_slope(dy.double()) * x.double(),
-             "bfloat16 was used inside: widen x and dy to float32 first": (_silu_slope(x) * dy).double()}
-        )  # fmt: skip
-        try:
-            same_tensor(what, got, exact, tolerance)
-        except Wrong as wrong:
-            fits = isinstance(got, Tensor) and got.shape == exact.shape
-            for cause, value in causes.items():  # a wrong formula is recognised by far less than what is right
-                if fits and torch.allclose(got.double(), value, rtol=2.0**-6, atol=1e-4):
-                    raise Wrong(f"{wrong} Likely cause: {cause}.") from None
-            raise
-    if not lab.GPU:
-        loaded = _loads(f, (dy, x), x).nbytes // 2
-        causes = {"x is read twice": 2 * x.numel()}
-        if loaded % x.numel():
-            causes["positions outside of the tensor load too: a mask is missing"] = loaded
-        same_number("elements of x loaded", loaded, x.numel(), causes)
+        wide, wide_dy = x.double(), dy.double()
+        s = torch.sigmoid(wide)
+        causes = {
+            "that is SiLU itself times dy, not its derivative": wide * s * wide_dy,
+            "dy is missing": _silu_slope(wide),
+            "the product rule: x · sigmoid(x) has two terms, and one is missing": s * wide_dy,
+            "x and dy are exchanged": _silu_slope(wide_dy) * wide,
+            "bfloat16 was used inside: widen x and dy to float32 first": (_silu_slope(x) * dy).double(),
+        }
+        # A wrong formula is recognised by far less than what is right: a dozen float32 roundings.
+        causes = {cause: (wrong, 2.0**-6 * wrong.abs() + 1e-4) for cause, wrong in causes.items()}
+        bound = 16 * 2.0**-24 * (1 + wide.abs()) * wide_dy.abs() + 2.0**-40
+        same_elements(f"dx for {name}", got, x, _silu_slope(wide) * wide_dy, bound, causes)
+    read_once(f, (dy, x), x, name, stored=False)
     pair = (2**17, 768), (2**17, 768)
     timed(f, silu_backward_solution, {"131,072 rows of 768 bfloat16": pair}, dtype=torch.bfloat16, moves=3)
     return "SiLU's backward pass of four shapes in two dtypes" + ", each element read once" * (not lab.GPU)

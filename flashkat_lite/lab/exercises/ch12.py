@@ -10,32 +10,28 @@ from torch import Tensor
 from flashkat_lite.testing import guarded, poisoned
 
 from .. import setup as lab
-from .common import Wrong, exercise, expect_tuple, no_adds, normal, repeats, same_number, same_tensor, timed
+from .common import TWICE, Parts, Wrong, exercise, expect_tuple, normal, numbers, same_tensor, timed
+from .kernels import no_adds, repeats, watch
 from .language import tl, triton
+from .sums import rounding, same_total
 
 
 @exercise("12-1")
-def staged_units(f: Callable[[int, int, int], float]) -> str:
-    """Check root mean square error in units of a sum of (terms, accumulators, chunk)."""
-    for terms, accumulators, chunk in [(2**20, 2**10, 32), (2**24, 2**12, 64), (19_365_888, 101_376, 1), (4096, 1, 64)]:
-        each = terms / accumulators
-        chains, tree = chunk + each / chunk, math.log2(accumulators)
-        size = f"{terms:,} terms, {accumulators:,} accumulators, chunks of {chunk}"
-        got = f(terms, accumulators, chunk)
-        same_number(
-            f"error of {size}", float(got) if hasattr(got, "item") else got, (0.09 * chains + 0.18 * tree) ** 0.5,
-            {"the square root is missing: errors add in squares": 0.09 * chains + 0.18 * tree,
-             "that is the mean absolute error, 0.8 of what was asked for": 0.8 * (0.09 * chains + 0.18 * tree) ** 0.5,
-             "the chunks were forgotten: an accumulator adds K / accumulators terms in chunks":
-                 (0.09 * each + 0.18 * tree) ** 0.5,
-             "the accumulators' own tree is missing": (0.09 * chains) ** 0.5,
-             "the chain of the chunks' sums is missing": (0.09 * chunk + 0.18 * tree) ** 0.5,
-             "a chunk's chain is missing": (0.09 * each / chunk + 0.18 * tree) ** 0.5,
-             "errors add in squares, not as they are":
-                 (0.09 * chunk) ** 0.5 + (0.09 * each / chunk) ** 0.5 + (0.18 * tree) ** 0.5,
-             "the logarithm is that of base 2": (0.09 * chains + 0.18 * math.log(accumulators)) ** 0.5},
-        )  # fmt: skip
-    return "four shapes of a sum"
+@numbers("four shapes of a sum", (2**20, 2**10, 32), (2**24, 2**12, 64), (19_365_888, 101_376, 1), (4096, 1, 64))
+def staged_units(terms: int, accumulators: int, chunk: int) -> Parts:
+    """Check the root mean square error, in units, of a sum of `terms` by so many accumulators, in chunks."""
+    size, each = f"{terms:,} terms, {accumulators:,} accumulators, chunks of {chunk}", terms / accumulators
+    first, second, tree = 0.09 * chunk, 0.09 * each / chunk, 0.18 * math.log2(accumulators)
+    yield f"error for {size}", (first + second + tree) ** 0.5, {
+        "the square root is missing: errors add in squares": first + second + tree,
+        "that is the mean absolute error, 0.8 of what was asked for": 0.8 * (first + second + tree) ** 0.5,
+        "the chunks were forgotten: an accumulator adds K / accumulators terms in chunks": (0.09 * each + tree) ** 0.5,
+        "the accumulators' own tree is missing": (first + second) ** 0.5,
+        "the chain of the chunks' sums is missing": (first + tree) ** 0.5,
+        "a chunk's chain is missing": (second + tree) ** 0.5,
+        "errors add in squares, not as they are": first**0.5 + second**0.5 + tree**0.5,
+        "the logarithm is that of base 2": (first + second + 0.18 * math.log(accumulators)) ** 0.5,
+    }  # fmt: skip
 
 
 @exercise("12-2")
@@ -54,13 +50,12 @@ def what_is_lost(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
         # Exponents differ by 21 at most, so 24 + 21 bits: float64 holds the sum exactly.
         e = (p.double() + q.double()) - s.double()
         same_tensor(f"s with {what}", answer[0], s, 0.0)
-        same_tensor(
-            f"e with {what}", answer[1], e, 0.0,
-            {"the sign: e is what s lacks": -e,
-             "e is always zero: an exact difference of rounded numbers was taken for granted": 0 * e,
-             "right only where the first number is the larger one": (q - (s - p)).double(),
-             "right only where the second number is the larger one": (p - (s - q)).double()},
-        )  # fmt: skip
+        same_tensor(f"e with {what}", answer[1], e, 0.0, {
+            "the sign: e is what s lacks": -e,
+            "e is always zero: an exact difference of rounded numbers was taken for granted": 0 * e,
+            "right only where the first number is the larger one": q - (s - p),
+            "right only where the second number is the larger one": p - (s - q),
+        })  # fmt: skip
     return "4000 additions, to the last bit"
 
 
@@ -96,8 +91,7 @@ def column_sums_compensated(f: Callable[[Tensor], Tensor]) -> str:
         _check_sums(f"column sums of {name}", f(dy), dy)
     dy = cases["37 rows of 8"]
     _check_sums("a second call", f(dy), dy)
-    if not lab.GPU:
-        no_adds(f, torch.randn(500, 8, generator=g))
+    no_adds(watch(f, torch.randn(500, 8, generator=g)))
     timed(f, column_sums_compensated_solution, {"2¹⁹ rows of 96": ((2**19, 96),)}, moves=1, copied=True)
     return "column sums to the last bits, where nearly everything cancels too"
 
@@ -105,18 +99,11 @@ def column_sums_compensated(f: Callable[[Tensor], Tensor]) -> str:
 def _check_sums(what: str, got: Any, dy: Tensor) -> None:
     """Raise Wrong unless `got` is dy's column sums, as accurate as twice the precision, rounded once."""
     exact, size = dy.double().sum(0), dy.double().abs().sum(0)
-    causes = {"each element was added twice: is memory from `empty` written before it is read?": 2 * exact}
-    try:
-        same_tensor(what, got, exact, 2.0**-23 * exact.abs() + 2.0**-40 * size, causes, torch.float32)
-    except Wrong as wrong:
-        plain = 2.0**-24 * len(dy) ** 0.5 * size
-        fits = isinstance(got, Tensor) and got.shape == exact.shape and got.dtype == torch.float32
-        if fits and "Likely cause" not in str(wrong) and bool(((got.double() - exact).abs() <= 8 * plain).all()):
-            raise Wrong(
-                f"{wrong} Likely cause: right but for rounding: a carry is missing, does not join the sum at the end, "
-                "or is lost where a term is larger than the sum (Kahan's form)."
-            ) from None
-        raise
+    same_tensor(what, got, exact, 2.0**-23 * exact.abs() + 2.0**-40 * size, {
+        TWICE: 2 * exact,
+        "right but for rounding: a carry is missing, does not join the sum at the end, or is lost where a term is "
+        "larger than the sum (Kahan's form)": (exact, 2 * rounding(len(dy), size)),
+    }, torch.float32)  # fmt: skip
 
 
 @triton.jit
@@ -154,18 +141,12 @@ def sum_repeatable(f: Callable[[Tensor], Tensor]) -> str:
     """Check the sum of a float32 vector, the same bits whatever order programs run in."""
     for seed, count in enumerate((1, 1000, 65_537, 300_003)):
         x = normal(count, seed=124 + seed)
-        what, got, wide = f"the sum of {count:,} elements", f(x), x.double()
-        unit = 2.0**-24 * wide.square().sum().sqrt()
-        same_tensor(
-            what, got, wide.sum(), 12 * unit + 2.0**-24 * wide.sum().abs(),
-            {"each element was added twice: is memory from `empty` written before it is read?": 2 * wide.sum(),
-             "right but for rounding: a long chain of additions": torch.cumsum(x.cpu().flip(0), 0)[-1].to(lab.DEVICE)},
-            torch.float32,
-        )  # fmt: skip
+        what, got = f"the sum of {count:,} elements", f(x)
+        chain = torch.cumsum(x.cpu().flip(0), 0)[-1].to(lab.DEVICE)
+        same_total(what, got, x, {"right but for rounding: a long chain of additions": chain})
         for _ in range(3 if lab.GPU else 1):
             repeats(what, got, f, x)
-    if not lab.GPU:
-        no_adds(f, normal(65_537, seed=126))
+    no_adds(watch(f, normal(65_537, seed=126)))
     timed(f, sum_repeatable_solution, {"2²⁶ elements": ((2**26,),)}, moves=1, copied=True)
     return "four lengths, the same bits each time"
 

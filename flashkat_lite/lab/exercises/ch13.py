@@ -12,30 +12,27 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..setup import DEVICE
-from .common import Wrong, exercise, expect_tuple, same_number, same_tensor
+from .common import Parts, Wrong, exercise, numbers, same_tensor
 
 _numbers = itertools.count(1)  # an op's name can be had once
 
 
 @exercise("13-1")
-def step_time(f: Callable[[float, int, float, bool], tuple[float, str]]) -> str:
-    """Check (milliseconds of a step, "GPU" or "host") from kernels' time, launches, and the host's time for one."""
-    cases = (13.7, 1400, 15.0, False), (13.7, 1400, 15.0, True), (70.7, 1400, 15.0, False), (2.0, 300, 30.0, False)
-    for gpu_ms, launches, host_us, graph in cases:
-        answer = expect_tuple(f(gpu_ms, launches, host_us, graph), "milliseconds", '"GPU" or "host"')
-        host = (1 if graph else launches) * host_us / 1e3
-        case = f"{gpu_ms} ms of kernels, {launches} launches of {host_us:g} µs{', one graph' * graph}"
-        same_number(
-            f"milliseconds for {case}", answer[0], max(gpu_ms, host),
-            {"the two work at the same time: the longer one, not the sum": gpu_ms + host,
-             "the slower of the two decides, not the faster": min(gpu_ms, host),
-             "a graph is launched once, however many kernels it holds": max(gpu_ms, launches * host_us / 1e3),
-             "a microsecond is a thousandth of a millisecond": max(gpu_ms, 1e3 * host)},
-        )  # fmt: skip
-        slower = "GPU" if gpu_ms >= host else "host"
-        if answer[1] != slower:
-            raise Wrong(f"who decides, for {case}: expected {slower!r}, got {answer[1]!r}")
-    return "four steps, and who decides in each"
+@numbers(
+    "four steps, and who decides in each",
+    *((13.7, 1400, 15.0, False), (13.7, 1400, 15.0, True), (70.7, 1400, 15.0, False), (2.0, 300, 30.0, False)),
+)
+def step_time(gpu_ms: float, launches: int, host_us: float, graph: bool) -> Parts:
+    """Check milliseconds of a step, and "GPU" or "host": who decides; from times of kernels and of a launch."""
+    size = f"{gpu_ms} ms of kernels, {launches} launches of {host_us:g} µs{', one graph' * graph}"
+    host = (1 if graph else launches) * host_us / 1e3
+    yield f"milliseconds for {size}", max(gpu_ms, host), {
+        "the two work at the same time: the longer one, not the sum": gpu_ms + host,
+        "the slower of the two decides, not the faster": min(gpu_ms, host),
+        "a graph is launched once, however many kernels it holds": max(gpu_ms, launches * host_us / 1e3),
+        "a microsecond is a thousandth of a millisecond": max(gpu_ms, 1e3 * host),
+    }  # fmt: skip
+    yield f"who decides for {size}", "GPU" if gpu_ms >= host else "host", {}
 
 
 def _tile_sums(x: Tensor, tile: int) -> Tensor:
@@ -58,24 +55,22 @@ def tile_sums_fake(f: Callable[[Tensor, int], Tensor]) -> str:
             got = f(torch.empty(rows, columns, dtype=dtype, device=DEVICE), tile)
         if not isinstance(got, Tensor):
             raise Wrong(f"{what}: expected a tensor, got {type(got).__name__}")
-        cause = {
+        not_rows = {
             (rows // tile, columns): "the last tile is not full, and is a tile all the same",
             (rows, columns): "that is the input's shape; a tile of rows makes one row",
-        }.get(tuple(got.shape))
-        facts = (
-            ("shape", list(real.shape), list(got.shape), cause),
+        }
+        for fact, expected, found, cause in (
+            ("shape", list(real.shape), list(got.shape), not_rows.get(tuple(got.shape))),
             ("dtype", real.dtype, got.dtype, "new_empty keeps x's dtype; sums are float32 whatever x is"),
             ("device", real.device.type, got.device.type, "torch.empty without a device"),
-        )
-        for fact, expected, found, cause in facts:
+        ):
             if found != expected:
                 likely = f" Likely cause: {cause}." if cause else ""
                 raise Wrong(f"{what}: expected {fact} {expected}, got {found}.{likely}")
-    graphs = 0
+    graphs = []
 
     def counted(module: torch.fx.GraphModule, inputs: list) -> Callable:
-        nonlocal graphs
-        graphs += 1
+        graphs.append(module)
         return module.forward
 
     torch.compiler.reset()
@@ -88,9 +83,9 @@ def tile_sums_fake(f: Callable[[Tensor, int], Tensor]) -> str:
                 f"compiled for any number of rows: expected a graph, got {type(error).__name__}: "
                 f"{str(error).partition(chr(10))[0]}. Likely cause: x.shape[0] is a symbol there, not a number"
             ) from None
-    if graphs != 1:
+    if len(graphs) != 1:
         raise Wrong(
-            f"four numbers of rows: expected 1 graph for all, got {graphs}. Likely cause: int(), range() or a "
+            f"four numbers of rows: expected 1 graph for all, got {len(graphs)}. Likely cause: int(), range() or a "
             "comparison turned the symbol x.shape[0] into a number, and each number needs a graph of its own"
         )
     return "shape, dtype and device, and one graph for any number of rows"
@@ -213,12 +208,8 @@ def _recomputed(f: Callable, drop: float) -> None:
                 f"the gradient of {name}{dropout}: expected a tensor, got None. Likely cause: the backward pass "
                 "returns gradients for x alone; hand the parameters to apply() too"
             )
-        try:
-            same_tensor(f"the gradient of {name}{dropout}", mine, wanted, 1e-9, {"it was added twice": 2 * wanted})
-        except Wrong as wrong:
-            if drop:
-                raise Wrong(
-                    f"{wrong} Likely cause: the second run drew another dropout mask: keep torch.get_rng_state() of "
-                    "the first, and restore what was there."
-                ) from None
-            raise
+        causes = {"it was added twice": 2 * wanted}
+        if drop:
+            lost = "the second run drew another dropout mask: keep torch.get_rng_state() of the first, and restore it"
+            causes = {lost: None}
+        same_tensor(f"the gradient of {name}{dropout}", mine, wanted, 1e-9, causes)

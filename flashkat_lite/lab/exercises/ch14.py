@@ -1,7 +1,6 @@
 """Chapter 14: the traffic of two levels, column sums, a bincount that chooses, and LayerNorm's backward."""
 
 import contextlib
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,37 +14,32 @@ from flashkat_lite import hardware
 from flashkat_lite.testing import guarded, poisoned
 
 from .. import setup as lab
-from ..counting import accesses
-from .common import Wrong, exercise, expect_tuple, no_adds, normal, repeats, same_bits, same_number, same_tensor, timed
+from .common import Parts, Wrong, exercise, expect_tuple, normal, numbers, same_tensor, timed
+from .kernels import no_adds, repeats, same_bits, watch
 from .language import tl, triton
+from .sums import check_sums_by_index, same_column_sums
 
 
 @exercise("14-1")
-def two_level_traffic(f: Callable[[int, int, float], tuple[float, float, int]]) -> str:
-    """Check (bytes a GPU sends in its host, bytes its network card sends, steps) for (hosts, gpus, nbytes)."""
-    for hosts, gpus, nbytes in [(4, 8, 346e6), (2, 4, 1200.0), (16, 8, 14e9), (1, 4, 346e6), (5, 1, 100.0)]:
-        answer = expect_tuple(f(hosts, gpus, nbytes), "bytes inside", "bytes of a card", "steps")
-        size, n = f"{hosts} hosts of {gpus} GPUs, {nbytes:,.0f} bytes", hosts * gpus
-        phase = (gpus - 1) / gpus * nbytes
-        same_number(
-            f"bytes that a GPU sends inside its host, {size}", answer[0], 2 * phase,
-            {"there are two phases inside a host, before the network and after it": phase,
-             "that is one ring of all GPUs": 2 * (n - 1) / n * nbytes,
-             "every GPU sends everything: pieces go round, of 1/gpus each": 2 * (gpus - 1) * nbytes},
-        )  # fmt: skip
-        card = 2 * (hosts - 1) / hosts * nbytes / gpus
-        same_number(
-            f"bytes that a card sends, {size}", answer[1], card,
-            {"after the first phase a GPU holds the host's sum of 1/gpus of the bytes only": card * gpus,
-             "an all-reduce has two phases": card / 2,
-             "that is one ring of all GPUs": 2 * (n - 1) / n * nbytes},
-        )  # fmt: skip
-        same_number(
-            f"steps, {size}", answer[2], 2 * (gpus - 1) + 2 * (hosts - 1),
-            {"that is one ring of all GPUs": 2 * (n - 1),
-             "each level has two phases": gpus - 1 + hosts - 1},
-        )  # fmt: skip
-    return "bytes and steps of five clusters"
+@numbers("bytes and steps of five clusters", (4, 8, 346e6), (2, 4, 1200.0), (16, 8, 14e9), (1, 4, 346e6), (5, 1, 100.0))
+def two_level_traffic(hosts: int, gpus: int, nbytes: float) -> Parts:
+    """Check bytes that a GPU sends in its host, bytes that its network card sends, and steps, for `gpus` in a host."""
+    size, n = f"{hosts} hosts of {gpus} GPUs, {nbytes:,.0f} bytes", hosts * gpus
+    phase, card = (gpus - 1) / gpus * nbytes, 2 * (hosts - 1) / hosts * nbytes / gpus
+    yield f"bytes that a GPU sends inside its host for {size}", 2 * phase, {
+        "there are two phases inside a host, before the network and after it": phase,
+        "that is one ring of all GPUs": 2 * (n - 1) / n * nbytes,
+        "every GPU sends everything: pieces go round, of 1/gpus each": 2 * (gpus - 1) * nbytes,
+    }  # fmt: skip
+    yield f"bytes that a card sends for {size}", card, {
+        "after the first phase a GPU holds the host's sum of 1/gpus of the bytes only": card * gpus,
+        "an all-reduce has two phases": card / 2,
+        "that is one ring of all GPUs": 2 * (n - 1) / n * nbytes,
+    }  # fmt: skip
+    yield f"steps for {size}", 2 * (gpus - 1) + 2 * (hosts - 1), {
+        "that is one ring of all GPUs": 2 * (n - 1),
+        "each level has two phases": gpus - 1 + hosts - 1,
+    }  # fmt: skip
 
 
 @exercise("14-2")
@@ -60,19 +54,10 @@ def column_sums_strided(f: Callable[[Tensor], Tensor]) -> str:
         "1 row of 300": normal(1, 300, seed=5),
     }
     for name, x in cases.items():
-        what, wide = f"column sums of {name}", x.double()
         got = f(x)
-        plain = x.as_strided(x.shape, (x.shape[1], 1)).double().sum(0)
-        same_tensor(
-            what, got, wide.sum(0), 4 * len(x) ** 0.5 * 2.0**-24 * wide.abs().sum(0) + 1e-30,
-            {"strides were taken for those of a contiguous matrix": plain,
-             "every column holds the total of all of them": wide.sum().expand(x.shape[1]),
-             "each element was added twice: is memory from `empty` written before it is read?": 2 * wide.sum(0)},
-            torch.float32,
-        )  # fmt: skip
-        repeats(what, got, f, x)
-    if not lab.GPU:
-        no_adds(f, cases["a transposed matrix of 300 rows"])
+        same_column_sums(f"column sums of {name}", got, x)
+        repeats(f"column sums of {name}", got, f, x)
+    no_adds(watch(f, cases["a transposed matrix of 300 rows"]))
     transposed = (lambda: torch.randn(512, 2**18, device=lab.DEVICE).T,)
     large = {"2¹⁸ rows of 512": ((2**18, 512),), "the same, transposed": transposed}
     timed(f, column_sums_strided_solution, large, moves=1)
@@ -112,12 +97,8 @@ def weighted_bincount(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         index, weights = guarded(index, fill=size - 1), normal(count, seed=10 + seed)
         what = f"{count:,} weights on {size:,} addresses"
         with _no_sorting(what) if size > count else contextlib.nullcontext():
-            got = f(index, weights, size)
-        _check_sums(what, got, index, weights, size)
-        _check_sums(f"{what}, a second call", f(index, weights, size), index, weights, size)
-        if not lab.GPU:
-            with accesses() as seen:
-                f(index, weights, size)
+            check_sums_by_index(what, f, (index, weights, size), index, weights, size)
+        if seen := watch(f, index, weights, size):
             adds, crowded = seen.adds.elements, count > 32 * size
             if crowded and adds > count // 32:
                 raise Wrong(
@@ -133,19 +114,6 @@ def weighted_bincount(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     large = {f"2²² weights on {size:,} addresses": (index[size], (2**22,), size) for size in index}
     timed(f, weighted_bincount_solution, large, good=1.3)
     return "crowded and spread, each in its own way"
-
-
-def _check_sums(what: str, got: Any, index: Tensor, weights: Tensor, size: int) -> None:
-    """Raise Wrong unless `got` is the float32 sums of weights by index."""
-    zeros = torch.zeros(size, dtype=torch.float64, device=lab.DEVICE)
-    exact, scale = (zeros.index_add(0, index, w) for w in (weights.double(), weights.double().abs()))
-    last = zeros.index_copy(0, index, weights.double())
-    same_tensor(
-        what, got, exact, 4 * math.sqrt(len(index)) * 2.0**-24 * scale + 1e-30,
-        {"the weights were left out: these are counts": zeros.index_add(0, index, torch.ones_like(weights.double())),
-         "each was added twice: is the buffer zeroed at each call?": 2 * exact,
-         "one weight of each address is left: they were stored, not added": last}, torch.float32,
-    )  # fmt: skip
 
 
 def _no_sorting(what: str) -> Any:
@@ -202,8 +170,7 @@ def layernorm_backward(f: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor
         again = f(dy, x, weight, eps)
         for name, one, other in zip(("dweight", "dbias"), answer[1:], again[1:], strict=True):
             same_bits(f"{name} of {size}", one, other, "a second call")
-    if not lab.GPU:
-        _check_one_reading(f)
+    _check_one_reading(f)
     timed(f, layernorm_backward_solution, {"2¹⁷ rows of 768": ((2**17, 768), (2**17, 768), (768,), 1e-6)}, moves=3)
     return "three gradients for three shapes, from one reading"
 
@@ -217,31 +184,29 @@ def _check_gradients(answer: tuple, dy: Tensor, x: Tensor, weight: Tensor, eps: 
     unit, v = centred * scale, dy.double() * weight.double()
     along = unit * (v * unit).mean(1, keepdim=True)
     few = 64 * 2.0**-24  # x - mean loses a few bits: the mean is 3
-    same_tensor(
-        f"dx of {size}", answer[0], dx, few * (1 + scale) * (1 + v.abs() + along.abs()),
-        {"the mean of dy · weight was not taken off": scale * (v - along),
-         "the part along x was not taken off": scale * (v - v.mean(1, keepdim=True)),
-         "the weight is missing": scale * (dy - dy.mean(1, keepdim=True) - unit * (dy * unit).mean(1, keepdim=True)),
-         "the row's scale is missing": dx / scale},
-    )  # fmt: skip
+    same_tensor(f"dx of {size}", answer[0], dx, few * (1 + scale) * (1 + v.abs() + along.abs()), {
+        "the mean of dy · weight was not taken off": scale * (v - along),
+        "the part along x was not taken off": scale * (v - v.mean(1, keepdim=True)),
+        "the weight is missing": scale * (dy - dy.mean(1, keepdim=True) - unit * (dy * unit).mean(1, keepdim=True)),
+        "the row's scale is missing": dx / scale,
+    })  # fmt: skip
     bound = few * len(x) ** 0.5
-    same_tensor(
-        f"dweight of {size}", answer[1], dweight, bound * (1 + (dy * unit).abs().sum(0)),
-        {"x was not normalised": (dy.double() * x.double()).sum(0),
-         "the weight does not belong in its own gradient": dweight * weight,
-         "weight and bias are exchanged": dbias},
-    )  # fmt: skip
-    same_tensor(
-        f"dbias of {size}", answer[2], dbias, bound * (1 + dy.double().abs().sum(0)),
-        {"weight and bias are exchanged": dweight, "dy is summed without the weight": v.sum(0)},
-    )  # fmt: skip
+    same_tensor(f"dweight of {size}", answer[1], dweight, bound * (1 + (dy * unit).abs().sum(0)), {
+        "x was not normalised": (dy.double() * x.double()).sum(0),
+        "the weight does not belong in its own gradient": dweight * weight,
+        "weight and bias are exchanged": dbias,
+    })  # fmt: skip
+    same_tensor(f"dbias of {size}", answer[2], dbias, bound * (1 + dy.double().abs().sum(0)), {
+        "weight and bias are exchanged": dweight, "dy is summed without the weight": v.sum(0),
+    })  # fmt: skip
 
 
 def _check_one_reading(f: Callable) -> None:
     """Raise Wrong unless kernels read each element of dy and of x once, and add nothing atomically."""
     dy, x, weight = normal(60, 64, seed=40), normal(60, 64, seed=41), normal(64, seed=42)
-    seen = no_adds(f, dy, x, weight, 1e-6, advice="let positions own their columns")
-    for name, tensor in (("dy", dy), ("x", x)):
+    seen = watch(f, dy, x, weight, 1e-6)
+    no_adds(seen, advice="let positions own their columns")
+    for name, tensor in (("dy", dy), ("x", x)) if seen else ():
         reads = seen.loads.of(tensor).elements
         if reads != x.numel():
             raise Wrong(

@@ -17,13 +17,11 @@ from torch import Tensor
 from flashkat_lite import hardware
 from flashkat_lite.testing import guarded
 
-from ..counting import Accesses, Trace, accesses
 from ..setup import DEVICE, GPU
 
 CHECKS: dict[str, Callable] = {}  # by the exercise's number
-RACE = (
-    "Likely cause: PyTorch adds, or a load, an addition and a store, between which another program's addition is lost"
-)
+Parts = Iterator[tuple[str, float | str, dict[str, float]]]  # of an answer: see `numbers`
+TWICE = "each was added twice: is the buffer zeroed at each call, is memory from `empty` written before it is read?"
 
 
 class Wrong(AssertionError):
@@ -47,6 +45,30 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
     return register
 
 
+def numbers(about: str, *cases: tuple) -> Callable[[Callable[..., Parts]], Callable]:
+    """Return a decorator: what tells the right answer to a case becomes the check of a function that gives answers.
+
+    The right answer is told part by part: what it is, such as "bytes for rows=37"; the number or the word expected; and
+    {likely cause: the number that it leads to}. If there are several parts, the answer must be a tuple of them, each
+    called what stands before " for ". about: what the check says is right.
+    """
+
+    def decorate(right: Callable[..., Parts]) -> Callable:
+        @functools.wraps(right)
+        def check(f: Callable) -> str:
+            for case in cases:
+                parts, answer = [*right(*case)], f(*case)
+                names = [what.partition(" for ")[0] for what, _, _ in parts]
+                for part, got in zip(parts, expect_tuple(answer, *names) if names[1:] else [answer], strict=True):
+                    what, expected, causes = part
+                    same_number(what, got, expected, causes)
+            return about
+
+        return check
+
+    return decorate
+
+
 # Inputs
 
 
@@ -67,67 +89,17 @@ def expect_tuple(answer: Any, *names: str) -> tuple:
     raise Wrong(f"expected a tuple ({', '.join(names)}), got {got}")
 
 
-def same_bits(what: str, first: Tensor, again: Tensor, where: str) -> None:
-    """Raise Wrong unless a second result, of the same inputs, is the first one to the bit."""
-    if torch.equal(first, again):
-        return
-    place = tuple((first != again).nonzero()[0].tolist())
-    at = f" at index {place}" if place else ""
-    raise Wrong(
-        f"{what}, {where}: expected {first[place].item():.9g} again{at}, got {again[place].item():.9g}. "
-        "Likely cause: programs add to one total, so their order decides"
-    )
-
-
-def repeats(what: str, first: Tensor, f: Callable[..., Tensor], *arguments: Any) -> None:
-    """Raise Wrong unless f gives `first` to the bit: again and, on a CPU, with its programs in reverse order."""
-    same_bits(what, first, f(*arguments), "a second call")
-    if not GPU:
-        with accesses(backwards=True):
-            again = f(*arguments)
-        same_bits(what, first, again, "programs run in reverse order")
-
-
-def no_adds(f: Callable, *arguments: Any, advice: str = "store partial sums and add them in order") -> Accesses:
-    """Return what the kernels of a call do, in the interpreter. Raises Wrong unless one runs, without atomic adds."""
-    with accesses() as seen:
-        f(*arguments)
-    if not seen.programs:
-        raise Wrong("expected a Triton kernel, got none: no program ran")
-    if seen.adds.elements:
-        raise Wrong(f"expected no atomic additions, got {seen.adds.elements:,}: {advice}")
-    return seen
-
-
-def atomic_adds(call: Callable[[], Any]) -> Trace:
-    """Return the atomic additions of a call, in the interpreter. Raises Wrong if there are none."""
-    with accesses() as seen:
-        call()
-    if not seen.adds.elements:
-        raise Wrong(f"expected atomic additions in a Triton kernel, got none. {RACE}")
-    return seen.adds
-
-
-def few_adds(call: Callable[[], Any], most: int, what: str, cause: str = "") -> None:
-    """In the interpreter, raise Wrong unless a call makes atomic additions, and at most so many."""
-    if GPU:
-        return
-    with accesses() as seen:
-        call()
-    adds, expected = seen.adds.elements, f"{what}: expected at most {most:,} atomic additions"
-    if not adds:
-        raise Wrong(f"{expected}, got none. {RACE}")
-    if adds > most:
-        raise Wrong(f"{expected}, got {adds:,}.{cause and f' Likely cause: {cause}'}")
-
-
 def same_number(
-    what: str, got: Any, expected: float, causes: dict[str, float] | None = None, within: float = 1e-6
+    what: str, got: Any, expected: float | str, causes: dict[str, float] | None = None, within: float = 1e-6
 ) -> None:
-    """Raise Wrong unless `got` is `expected`: exactly if that is an integer, else to one part in a million.
+    """Raise Wrong unless `got` is `expected`: a word or an integer exactly, else to one part in a million.
 
     causes: {likely cause: the number it leads to}. within: a share of the expected number that is allowed instead.
     """
+    if isinstance(expected, str):
+        if got != expected:
+            raise Wrong(f"{what}: expected {expected!r}, got {got!r}")
+        return
     if isinstance(got, Tensor | np.ndarray | np.generic) and math.prod(got.shape) == 1:
         got = got.item()
     if type(got) not in (int, float):  # a subclass may say that it equals anything
@@ -145,12 +117,12 @@ def near(got: float, expected: float, within: float) -> bool:
 
 def same_tensor(
     what: str, got: Any, expected: Tensor, tolerance: Tensor | float,
-    causes: dict[str, Tensor] | None = None, dtype: torch.dtype | None = None,
+    causes: dict[str, Tensor | tuple | None] | None = None, dtype: torch.dtype | None = None,
 ) -> None:  # fmt: skip
     """Raise Wrong unless `got` is `expected` within `tolerance`, in its shape and in `dtype`, without NaN.
 
-    tolerance: absolute, elementwise or one for all. dtype: any if None. causes: {likely cause: the tensor it leads to};
-    the first that `got` matches is named.
+    tolerance: absolute, elementwise or one for all. dtype: any if None. causes: {likely cause: the tensor it leads to},
+    instead of which may stand (tensor, tolerance), or None for any; the first that `got` matches is named.
     """
     if type(got) not in (Tensor, torch.nn.Parameter):  # a subclass may compute what it likes
         raise Wrong(f"{what}: expected a tensor, got {type(got).__name__}")
@@ -165,20 +137,25 @@ def same_tensor(
     bad = ~(error <= bound)
     if not bad.any():
         return
+
+    def matches(wrong: Tensor | tuple | None) -> bool:
+        if wrong is None:
+            return True
+        if isinstance(wrong, tuple):
+            return bool(((got - wrong[0]).abs() <= wrong[1]).all())
+        wrong = wrong.double()
+        shows_here = ((wrong - expected).abs() > bound).any()
+        return bool(shows_here and ((got - wrong).abs() <= 2 * bound + rounding * wrong.abs()).all())
+
     where = tuple(bad.nonzero()[0].tolist())
-    cause = "a NaN was read: a missing mask, a missing `other`, or memory from `empty` that nothing wrote"
-    if not got.isnan().any():
-        for text, tensor in (causes or {}).items():
-            wrong = tensor.double()
-            fits = ((got - wrong).abs() <= 2 * bound + rounding * wrong.abs()).all()
-            if fits and not ((wrong - expected).abs() <= bound).all():  # a mistake that shows here
-                cause = text
-                break
-        else:
-            cause = ""
+    right, mine = expected[where].item(), got[where].item()
+    digits = 7 if f"{right:.7g}" != f"{mine:.7g}" else 17
+    cause = next((text for text, wrong in (causes or {}).items() if matches(wrong)), "")
+    if got.isnan().any():
+        cause = "a NaN was read: a missing mask, a missing `other`, or memory from `empty` that nothing wrote"
     raise Wrong(
         f"{what}: {int(bad.sum())} of {bad.numel()} are wrong; the first at index {where}: expected "
-        f"{expected[where].item():.7g}, got {got[where].item():.7g} (allowed: ±{bound[where].item():.2g})."
+        f"{right:.{digits}g}, got {mine:.{digits}g} (allowed: ±{bound[where].item():.2g})."
         + (f" Likely cause: {cause}." if cause else "")
     )
 
@@ -188,7 +165,7 @@ def same_twice(
     causes: dict[str, Tensor], dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
     """Raise Wrong unless f gives what `same_tensor` asks for, and gives it again: buffers are zeroed each time."""
-    same_tensor(what, f(*arguments), expected, tolerance, causes, dtype)
+    same_tensor(what, f(*arguments), expected, tolerance, causes | {TWICE: 2 * expected}, dtype)
     unzeroed = {"the buffer is not zeroed at each call": 2 * expected}
     same_tensor(f"a second call, {what}", f(*arguments), expected, tolerance, unzeroed)
 
@@ -293,10 +270,10 @@ class Speed:
 speeds: list[Speed] = []  # what `timed` found, for `make grade`
 
 
-def speed_band(ratio: float, good: float) -> tuple[str, float] | None:
-    """Return the band of a time as a multiple of ours, and its share of the points; None beyond the last band."""
+def speed_band(ratio: float, good: float) -> tuple[str, float]:
+    """Return the band of a time as a multiple of ours, and its share of the points: 0 beyond the last band."""
     bands = ("excellent", min(1.05, good), 1.0), ("good", good, 1.0), ("fair", 1.5, 0.5), ("slow", 2.0, 0.25)
-    return next(((band, share) for band, most, share in bands if ratio <= most), None)
+    return next(((band, share) for band, most, share in bands if ratio <= most), ("", 0.0))
 
 
 def _samples(result: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
@@ -320,34 +297,30 @@ def timed(
         print("No GPU here: correctness was checked, speed was not.")
         return
     for size, arguments in cases.items():
-        _timed(f, ours, tuple(_made(argument, dtype) for argument in arguments), size, good, moves, copied)
+        arguments = [_made(argument, dtype) for argument in arguments]
+        for got, want in zip(*(_samples(function(*arguments)) for function in (f, ours)), strict=True):
+            same_tensor(f"{size}, before it is timed", got, want, 2.0**-6 * (1 + want.abs().max()))
+        calls = {"yours": functools.partial(f, *arguments), "ours": functools.partial(ours, *arguments)}
+        moved = dict.fromkeys(calls, moves * arguments[0].nbytes)
+        if copied:
+            out = torch.empty_like(arguments[0])
+            calls["a copy"], moved["a copy"] = functools.partial(out.copy_, arguments[0]), 2 * out.nbytes
+        ms = {name: time.median for name, time in hardware.time_interleaved(calls, seconds=0.2).items()}
+        rates = {name: f" ({moved[name] / t / 1e6:,.0f} GB/s)" if moved[name] else "" for name, t in ms.items()}
+        times = f"{size}: " + ", ".join(f"{name} {t:.3f} ms{rates[name]}" for name, t in ms.items())
+        ratio = ms["yours"] / ms["ours"]
+        band, share = speed_band(ratio, good)
+        if not share:
+            raise Wrong(
+                f"correct, but {ratio:.2f} times as slow as our solution ({times}); within 2 times scores, "
+                f"within {good} counts as good"
+            )
+        end = "." if share == 1 else f", {share:.0%} of the points; {good} is good."
+        speeds.append(Speed(f"{times} ({ratio:.2f}×): {band}{end}", band, share))
+        print(speeds[-1].line)
 
 
 def _made(argument: Any, dtype: torch.dtype) -> Any:
     if isinstance(argument, tuple):
         return torch.randn(argument, device=DEVICE).to(dtype)
     return argument() if callable(argument) else argument
-
-
-def _timed(f: Callable, ours: Callable, arguments: tuple, size: str, good: float, moves: int, copied: bool) -> None:
-    for got, want in zip(*(_samples(function(*arguments)) for function in (f, ours)), strict=True):
-        same_tensor(f"{size}, before it is timed", got, want, 2.0**-6 * (1 + want.abs().max()))
-    cases = {"yours": lambda: f(*arguments), "ours": lambda: ours(*arguments)}
-    moved = dict.fromkeys(cases, moves * arguments[0].nbytes)
-    if copied:
-        out = torch.empty_like(arguments[0])
-        cases["a copy"], moved["a copy"] = lambda: out.copy_(arguments[0]), 2 * out.nbytes
-    ms = {name: time.median for name, time in hardware.time_interleaved(cases, seconds=0.2).items()}
-    ratio = ms["yours"] / ms["ours"]
-    rates = {name: f" ({moved[name] / t / 1e6:,.0f} GB/s)" if moved[name] else "" for name, t in ms.items()}
-    times = f"{size}: " + ", ".join(f"{name} {t:.3f} ms{rates[name]}" for name, t in ms.items())
-    reached = speed_band(ratio, good)
-    if reached is None:
-        raise Wrong(
-            f"correct, but {ratio:.2f} times as slow as our solution ({times}); within 2 times scores, "
-            f"within {good} counts as good"
-        )
-    band, share = reached
-    line = f"{times} ({ratio:.2f}×): {band}" + ("." if share == 1 else f", {share:.0%} of the points; {good} is good.")
-    speeds.append(Speed(line, band, share))
-    print(line)

@@ -86,7 +86,7 @@
     }
     marks.push(rectangle(1, 214, wide - 2, 6, paint("grid")), rectangle(1, 214, Math.max(0.1, (wide - 2) * share), 6, paint(share < 1 ? "blue" : "green")));
     const moved = `${(share * rung.bytes / 1e9).toFixed(2)} of ${(rung.bytes / 1e9).toFixed(2)} GB moved`;
-    const added = rung.atomics ? `${digits(share * rung.atomics)} of ${digits(rung.atomics)} additions at the L2` : "no addition leaves a lane";
+    const added = rung.atomics ? `${digits(share * rung.atomics)} of ${digits(rung.atomics)} additions at the L2` : "no addition leaves a thread";
     const state = share < 1 ? `${share < 0.01 ? (100 * share).toFixed(2) : Math.floor(100 * share)} % done` : `done after ${milliseconds(rung.ms)}`;
     const again = share === 1 && ms > 2 * rung.ms ? `, ${digits(Math.floor(ms / rung.ms))} times by now` : "";
     return { marks, lines: [moved, added, state + again], share };

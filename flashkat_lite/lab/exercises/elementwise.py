@@ -1,0 +1,55 @@
+"""Element-wise kernels, which chapters 04 and 11 ask for: what they are tried on, and what they may read."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashkat_lite.testing import MARGIN, guarded
+
+from .common import Wrong, same_number, same_tensor
+from .kernels import watch
+
+SHAPES = {
+    "3 rows of 7 float32": (3, 7, torch.float32),
+    "37 rows of 56 float32": (37, 56, torch.float32),
+    "1 row of 1000 bfloat16": (1, 1000, torch.bfloat16),
+    "129 rows of 33 bfloat16": (129, 33, torch.bfloat16),
+}
+
+
+def values(rows: int, columns: int, dtype: torch.dtype = torch.float32, *, seed: int) -> Tensor:
+    """Return [rows, columns] of numbers around 0, two of them large, with NaN before and after them in memory."""
+    x = 3 * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    x.view(-1)[:2] = torch.tensor([-200.0, 200.0])
+    return guarded(x.to(dtype))
+
+
+def same_elements(
+    what: str, got: Any, x: Tensor, expected: Tensor, bound: Tensor, causes: dict[str, Tensor | tuple]
+) -> None:
+    """Raise Wrong unless `got` is `expected`, in x's dtype, within float32's `bound` and one rounding as it is stored.
+
+    Triton's interpreter truncates there, where a GPU rounds.
+    """
+    if isinstance(got, Tensor) and got.dtype != x.dtype:
+        raise Wrong(f"{what}: expected {x.dtype}, as x; got {got.dtype}")
+    same_tensor(what, got, expected, bound + torch.finfo(x.dtype).eps * expected.abs(), causes)
+
+
+def read_once(f: Callable, arguments: tuple, x: Tensor, name: str, stored: bool = True) -> None:
+    """In the interpreter, raise Wrong unless a kernel reads x where it lies, and each element once.
+
+    stored: elements that kernels store must be as many.
+    """
+    if seen := watch(f, *arguments):
+        loads, stores = (trace.nbytes // x.itemsize for trace in (seen.loads.of(x, MARGIN), seen.stores))
+        if not loads or not stores:
+            raise Wrong("expected a Triton kernel that reads x where it lies, without a copy of x: no kernel read x")
+        causes = {"x is read twice": 2 * x.numel()}
+        if loads % x.numel():
+            causes["positions outside of the tensor load too: a mask is missing"] = loads
+        same_number(f"elements of x loaded for {name}", loads, x.numel(), causes)
+        if stored:
+            same_number(f"elements stored for {name}", stores, x.numel(), {"y is written twice": 2 * x.numel()})
