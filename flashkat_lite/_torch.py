@@ -156,8 +156,10 @@ EAGER = {rung: _eager(rung) for rung in BACKWARDS}
 
 # The registered ops.
 
-rational_op = torch.library.custom_op("flashkat_lite::rational", _forward, mutates_args=())
-rational_backward_op = torch.library.custom_op("flashkat_lite::rational_backward", _backward, mutates_args=())
+NAMESPACE = "flashkat_lite"
+rational_op = torch.library.custom_op(f"{NAMESPACE}::rational", _forward, mutates_args=())
+rational_backward_op = torch.library.custom_op(f"{NAMESPACE}::rational_backward", _backward, mutates_args=())
+OPS = getattr(torch.ops, NAMESPACE)
 
 
 @rational_op.register_fake
@@ -220,8 +222,7 @@ def _tell_flop_counters() -> None:
     counting = sys.modules.get("torch.utils.flop_counter")
     if counting is None:
         return
-    ops = torch.ops.flashkat_lite
-    for op, formula in ((ops.rational, _rational_flops), (ops.rational_backward, _rational_backward_flops)):
+    for op, formula in ((OPS.rational, _rational_flops), (OPS.rational_backward, _rational_backward_flops)):
         if op not in counting.flop_registry:
             counting.register_flop_formula(op)(formula)
         for mode in _get_current_dispatch_mode_stack():

@@ -3,9 +3,9 @@
 import functools
 from typing import Any
 
-import torch
 from torch import nn
 
+from ._torch import OPS
 from .modules import GroupRational
 
 
@@ -35,11 +35,11 @@ def register_sharding_rules() -> None:
                 [Partial() if s else Shard(0) for s in shared],
             )
 
-    @register_sharding(torch.ops.flashkat_lite.rational.default)
+    @register_sharding(OPS.rational.default)
     def forward(x, numerator, denominator, backward, sources):
         return [([of_x], [of_x, *tables, None, None]) for of_x, tables, _ in ways(x, numerator, denominator)]
 
-    @register_sharding(torch.ops.flashkat_lite.rational_backward.default)
+    @register_sharding(OPS.rational_backward.default)
     def backward(grad_output, x, numerator, denominator, backward, sources):
         return [
             ([of_x, *gradients], [of_x, of_x, *tables, None, None])

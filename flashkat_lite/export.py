@@ -1,8 +1,8 @@
 """Exported programs that run where this package is not: ONNX, AOTInductor without Python."""
 
-import torch
 from torch.export import ExportedProgram
 
+from ._torch import OPS
 from .reference import rational_gradients, rational_reference
 
 
@@ -13,10 +13,9 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
     the program is loaded. What this returns needs neither: hand it to `torch.onnx.export` or to
     `torch._inductor.aoti_compile_and_package`. Results are those of the reference, in float32 or wider inside.
     """
-    ops = torch.ops.flashkat_lite
     return program.run_decompositions(
         {
-            ops.rational.default: lambda *arguments: rational_reference(*arguments[:3]),
-            ops.rational_backward.default: lambda *arguments: rational_gradients(*arguments[:4]),
+            OPS.rational.default: lambda *arguments: rational_reference(*arguments[:3]),
+            OPS.rational_backward.default: lambda *arguments: rational_gradients(*arguments[:4]),
         }
     )
