@@ -6,7 +6,6 @@ few roundings of 2^-24 of that term. Sums of many independent terms are judged i
 """
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from ._torch import interpreted
 from .reference import dx_terms, grouped, horner, rational_reference, rounding_units
 
 GROUPS, DEGREES = 8, (5, 4)
@@ -31,7 +31,7 @@ def store_rounding(dtype: torch.dtype) -> float:
 
     That is in Triton's interpreter.
     """
-    truncates = dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1"
+    truncates = dtype == torch.bfloat16 and interpreted()
     return torch.finfo(dtype).eps * (1.0 if truncates else 0.5)
 
 

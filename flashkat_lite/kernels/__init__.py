@@ -2,4 +2,4 @@
 
 from triton import knobs
 
-INTERPRETED = knobs.runtime.interpret  # fixed when Triton is imported: TRITON_INTERPRET=1
+INTERPRETED = knobs.runtime.interpret  # TRITON_INTERPRET=1 or "true", fixed when Triton is imported

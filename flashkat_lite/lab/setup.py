@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from IPython.display import HTML, display
 
+from flashkat_lite._torch import interpreted
+
 T = TypeVar("T")
 
 GPU = torch.cuda.is_available()
@@ -30,7 +32,7 @@ def _set_up() -> None:
         note(f"Kernels run on this machine's {torch.cuda.get_device_name()}.")
     elif importlib.util.find_spec("triton") is None:
         note("No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not.")
-    elif "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+    elif "triton" in sys.modules and not interpreted():
         note("No CUDA device, and Triton was imported before <code>flashkat_lite.lab</code>: restart the kernel.")
     else:
         os.environ["TRITON_INTERPRET"] = "1"

@@ -15,7 +15,8 @@ def nothing_runs(monkeypatch):
     def forbidden(*arguments, **keywords):
         pytest.fail("something was launched")
 
-    for name in ("EagerRational.apply", "registered_rational", "rational_reference"):
+    monkeypatch.setattr("flashkat_lite.ops.EAGER", {name: forbidden for name in _torch.BACKWARDS})
+    for name in ("registered_rational", "rational_reference"):
         monkeypatch.setattr(f"flashkat_lite.ops.{name}", forbidden)
     for name in ("_forward", "_backward"):
         monkeypatch.setattr(_torch, name, forbidden)
@@ -65,10 +66,11 @@ def raises(kind, arguments, *words):
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64, torch.float64, torch.float8_e4m3fn]
+    "dtype", [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]
 )
 def test_dtypes_of_x(dtype):
-    raises(TypeError, good(x=torch.zeros(3, 12, dtype=dtype)), "x must be float32, bfloat16 or float16", str(dtype))
+    words = "x must be float32, bfloat16, float16 or float64"
+    raises(TypeError, good(x=torch.zeros(3, 12, dtype=dtype)), words, str(dtype))
 
 
 @pytest.mark.parametrize("table", ["numerator", "denominator"])
@@ -96,7 +98,7 @@ def test_devices(of_x, of_table, table):
     raises(ValueError, arguments, f"{table} is on {of_table}", f"x on {of_x}")
 
 
-@pytest.mark.parametrize("backward", ["warp", "", "Block", None, 2])
+@pytest.mark.parametrize("backward", ["warp", "", "Block", None, 2, ["block"]])
 def test_names_of_backwards(backward):
     raises(ValueError, good(backward=backward), repr(backward), "'atomic', 'block'")
 

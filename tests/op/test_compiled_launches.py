@@ -1,6 +1,7 @@
 """What torch.compile sees of an op on a GPU: the launches themselves, traced here with tensors that hold no values."""
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch._subclasses import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from flashkat_lite import rational
-from flashkat_lite._torch import KERNEL_SOURCES, rational_backward_op, rational_op
+from flashkat_lite import _torch, rational
+from flashkat_lite._torch import KERNEL_SOURCES, rational_backward_op, rational_op, sources
 from flashkat_lite.kernels import backward_stationary
 
 LAUNCH = torch.ops.higher_order.triton_kernel_wrapper_functional
@@ -93,3 +94,16 @@ def test_graphs_kept_on_disk_are_found_by_the_kernels_sources_too(compiled_afres
     torch.compile(rational, backend=backend)(*tensors)
     (call,) = [node for node in graphs[0].graph.nodes if node.op == "call_function" and "flashkat" in str(node.target)]
     assert call.args[-2:] == ("stationary", KERNEL_SOURCES)
+
+
+def test_a_change_of_a_kernel_or_of_the_reference_is_other_sources(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    files = [tmp_path / name for name in ("reference.py", "kernels/forward.py", "kernels/layout.py")]
+    for file in files:
+        file.write_text("before", encoding="utf-8")
+    seen = {sources(tmp_path)}
+    for file in files:
+        file.write_text("after", encoding="utf-8")
+        seen.add(sources(tmp_path))
+    assert len(seen) == 4
+    assert sources(Path(_torch.__file__).parent) == KERNEL_SOURCES

@@ -11,6 +11,9 @@ import pickle
 import pytest
 import torch
 from cases import COMPILERS, close, leaves, make
+from functorch.compile import make_boxed_func
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
@@ -22,6 +25,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from flashkat_lite import GRKAN, GroupRational, rational
 from flashkat_lite._torch import KERNEL_SOURCES, can_bypass_dispatcher, rational_op
+from flashkat_lite.export import decomposed
 from flashkat_lite.reference import rational_gradients, rational_reference
 
 OP = torch.ops.flashkat_lite.rational.default
@@ -96,6 +100,21 @@ def test_modes_and_tracers_see_the_op(device):
 
     def gradients(*inputs):
         return torch.autograd.grad(rational(*inputs), inputs, dy)
+
+    # A proxy of torch.fx is no tensor; it stands for one until the graph runs.
+    class Traced(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = GroupRational(12, groups=4)
+
+        def forward(self, x):
+            return 2 * rational(x, self.act.numerator, denominator=self.act.denominator, backward="block")
+
+    module = Traced().to(device)
+    graph = torch.fx.symbolic_trace(module)
+    (call,) = [node for node in graph.graph.nodes if node.target is rational]
+    assert call.kwargs == {"backward": "block"}
+    assert torch.equal(graph(tensors[0]), module(tensors[0]))
 
     for options in ({}, {"tracing_mode": "fake"}, {"tracing_mode": "symbolic"}, {"pre_dispatch": True}):
         called = [node.target for node in make_fx(lambda *t: rational(*t), **options)(*tensors).graph.nodes]
@@ -183,6 +202,41 @@ def test_a_compiled_function_is_one_graph_and_agrees(device, compiler, compiled_
         close(g.grad, w.grad)
 
 
+class Nodes:
+    """A compiler that keeps what it is given: the nodes of each graph."""
+
+    def __init__(self):
+        self.graphs = []
+
+    def __call__(self, module, inputs):
+        self.graphs.append(list(module.graph.nodes))
+        return make_boxed_func(module)
+
+    def targets(self):
+        return [node.target for graph in self.graphs for node in graph if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("backward", ["block", "stationary"])
+def test_where_no_kernel_runs_a_compiler_sees_the_reference(device, dtype, backward, compiled_afresh):
+    """On a CPU, and of float64: both passes, not the op, which a compiler could not look into."""
+    if device == "cuda" and dtype != torch.float64:
+        pytest.skip("kernels run there: see test_compiled_launches")
+    nodes = Nodes()
+    compiled = torch.compile(rational, backend=aot_autograd(fw_compiler=nodes), fullgraph=True)
+    x, a, b = torch.full((1, 2), 400.0), torch.full((1, 9), 0.5), torch.full((1, 8), 0.5)
+    dy = torch.ones_like(x)
+    x, dy = x.to(device, dtype), dy.to(device, dtype)
+    got = step(lambda *tensors: compiled(*tensors, backward=backward), dy, x, a.to(device), b.to(device))
+    assert len(nodes.graphs) == 2 and len(nodes.targets()) > 40
+    assert not [target for target in nodes.targets() if "flashkat_lite" in str(target)]
+    # Q² is infinite in float32 here, its gradients are not.
+    want = rational_gradients(dy.double().cpu(), x.double().cpu(), a, b)
+    for g, w in zip(got[1:], want):
+        assert g.isfinite().all()
+        close(g.cpu(), w)
+
+
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_compiled_module_takes_any_batch_without_compiling_again(device, compiler, autocast, compiled_afresh):
@@ -238,6 +292,85 @@ def test_an_exported_program_holds_the_op_takes_any_batch_and_agrees(device, str
     for rows in (5, 64):
         x = torch.randn(rows, 12, device=device)
         assert torch.equal(loaded(x), module(x))
+
+
+def decomposed_and_whole(device):
+    """An exported GRKAN before and after, and the module."""
+    torch.manual_seed(0)
+    module = GRKAN(12, 24, groups=4).to(device).eval()
+    rows = {"x": {0: torch.export.Dim("rows", min=2)}}
+    program = torch.export.export(module, (torch.randn(5, 12, device=device),), dynamic_shapes=rows)
+    return decomposed(program), program, module
+
+
+def test_a_decomposed_program_holds_no_op_of_ours_takes_any_batch_and_agrees(device):
+    program, whole, module = decomposed_and_whole(device)
+    assert OP in [node.target for node in whole.graph.nodes]
+    assert not [node for node in program.graph.nodes if "flashkat_lite" in str(node.target)]
+    for rows in (5, 64):
+        x = torch.randn(rows, 12, device=device)
+        close(program.module()(x), module(x))
+
+    def gradients(x, a, b):
+        return torch.ops.flashkat_lite.rational_backward(x, x, a, b, "stationary", KERNEL_SOURCES)
+
+    _, *tensors = make(device)
+    backward = decomposed(torch.export.export(Function(gradients), tuple(tensors)))
+    assert not [node for node in backward.graph.nodes if "flashkat_lite" in str(node.target)]
+    for got, want in zip(backward.module()(*tensors), rational_gradients(tensors[0], *tensors)):
+        close(got, want)
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors):
+        return self.function(*tensors)
+
+
+def test_onnx_runs_what_is_exported_from_a_module_or_a_decomposed_program(tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    program, _, module = decomposed_and_whole("cpu")
+    x = torch.randn(64, 12)
+    rows = {"x": {0: torch.export.Dim("rows", min=2)}}
+    for name, source, options in (
+        ("program", (program,), {}),
+        ("module", (module, (x[:5],)), {"dynamic_shapes": rows, "verbose": False}),
+    ):
+        torch.onnx.export(*source, dynamo=True, **options).save(tmp_path / f"{name}.onnx")
+        session = runtime.InferenceSession(tmp_path / f"{name}.onnx")
+        (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        close(torch.from_numpy(y), module(x).detach())
+
+
+def test_while_onnx_is_exported_a_module_shows_its_operations(monkeypatch):
+    """What ONNX's exporter relies on, where it is not installed."""
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    program = torch.export.export(GroupRational(12, groups=4), (torch.randn(5, 12),))
+    assert not [node for node in program.graph.nodes if "flashkat_lite" in str(node.target)]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_flops_are_counted(device, monkeypatch, late):
+    """As chapters 3 and 6 count them; by counters, too, that were made before the op was met."""
+    import torch.utils.flop_counter as counting  # imports Triton
+
+    if late:
+        for op in (torch.ops.flashkat_lite.rational, torch.ops.flashkat_lite.rational_backward):
+            monkeypatch.delitem(counting.flop_registry, op, raising=False)
+    _, *tensors = make(device)
+    inputs = leaves(*tensors)
+    with counting.FlopCounterMode(display=False) as both:
+        y = rational(*inputs)
+        y.sum().backward()
+    assert both.get_total_flops() == 5 * 12 * (20 + 58)
+    y = rational(*inputs)
+    with counting.FlopCounterMode(display=False) as backward:
+        y.sum().backward()
+    assert backward.get_total_flops() == 5 * 12 * 58
 
 
 # Autocast, checkpointing
@@ -477,6 +610,64 @@ def test_what_compiled_functions_refuse(device, compiled_afresh):
         dx.sum().backward()
 
 
+# float64
+
+
+def precise(x, a, b):
+    """A function of float64 x and any tables, against the closed form in float64: y, then gradients."""
+    dy = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).view_as(x)
+    want = [rational_reference(x, a, b), *rational_gradients(dy, x, a, b)]
+
+    def agrees(function):
+        for g, w in zip(step(function, dy, x, a, b), want):
+            assert g.dtype == w.dtype
+            torch.testing.assert_close(g, w, rtol=1e-12 if g.dtype == torch.float64 else 1e-6, atol=1e-12)
+
+    return agrees
+
+
+@pytest.mark.parametrize("table_dtype", [torch.float32, torch.float64])
+def test_float64_is_computed_in_float64_whichever_way_it_comes(device, table_dtype, compiled_afresh):
+    _, *tensors = make(device, dtype=torch.float64, table_dtype=table_dtype)
+    agrees = precise(*tensors)
+    agrees(rational)
+    agrees(lambda *t: rational(*t, backward="atomic"))
+    agrees(lambda *t: rational_op(*t, "stationary", KERNEL_SOURCES))
+    agrees(torch.compile(rational, backend="aot_eager", fullgraph=True))
+    agrees(lambda *t: torch.export.export(Function(rational), t).module()(*t))
+    agrees(lambda x, a, b: vmap(rational, (0, None, None))(x, a, b))
+    with torch.autocast(device, torch.bfloat16):  # which leaves float64 alone
+        agrees(rational)
+    exact = jvp(rational, tuple(tensors), tuple(tensors))
+    for g, w in zip(exact, jvp(rational_reference, tuple(tensors), tuple(tensors))):
+        assert g.dtype == torch.float64
+        torch.testing.assert_close(g, w, rtol=1e-12, atol=1e-12)
+
+
+def test_float64_passes_gradcheck_twice(device):
+    _, *tensors = make(device, (2, 4), torch.float64, (2, 1), torch.float64, (3, 2))
+    inputs = leaves(*tensors)
+    assert torch.autograd.gradcheck(rational, inputs)
+    assert torch.autograd.gradgradcheck(rational, inputs)
+    module = GroupRational(4, groups=2, degrees=(3, 2), init="gelu").to(device).double()
+    module.denominator.data += 0.1  # where b = 0 a difference sees both of its slopes
+    assert torch.autograd.gradcheck(lambda x, *tables: module(x), (inputs[0], *module.parameters()))
+
+
+def test_modules_run_where_float64_is_the_default():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        model, x = GRKAN(12, 24, groups=4), torch.randn(5, 12)
+        y = model(x)
+        y.square().sum().backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert y.dtype == x.dtype == model.fc1.weight.dtype == torch.float64
+    assert all(p.grad.dtype == p.dtype and p.grad.any() for p in model.parameters())
+    close(model.float()(x.float()), y)
+
+
 # Machines
 
 
@@ -541,32 +732,141 @@ def test_any_device():
         close(g.to("cuda:0"), w)
 
 
-def train_in_parallel(rank, address, file):
+def one_of_two(rank, address, file):
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = GRKAN(12, 24, groups=4)
-    x, target = torch.randn(2, 8, 12), torch.randn(2, 8, 12)
     limit = datetime.timedelta(seconds=60)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
-    parallel = torch.nn.parallel.DistributedDataParallel(model)
-    torch.nn.functional.mse_loss(parallel(x[rank]), target[rank]).backward()
+    found = {task.__name__: task(rank) for task in (under_ddp, under_fsdp, with_dtensors)}
     if rank == 0:
-        alone = copy.deepcopy(model)
-        alone.zero_grad()
-        torch.nn.functional.mse_loss(alone(x.flatten(0, 1)), target.flatten(0, 1)).backward()
-        torch.save([[p.grad for p in m.parameters()] for m in (model, alone)], file)
+        torch.save(found, file)
     torch.distributed.barrier()  # who leaves early takes the meeting's file along
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_under_ddp_have_the_gradients_of_one(tmp_path):
-    file = tmp_path / "gradients.pt"
-    torch.multiprocessing.spawn(train_in_parallel, (f"file://{tmp_path / 'meeting'}", file), nprocs=2)
-    parallel, alone = torch.load(file)
+def test_two_processes_agree_with_one_under_ddp_fsdp_and_dtensor(tmp_path):
+    """In one test, since to start the processes takes longer than what they do."""
+    file = tmp_path / "found.pt"
+    torch.multiprocessing.spawn(one_of_two, (f"file://{tmp_path / 'meeting'}", file), nprocs=2)
+    found = torch.load(file)
+    judge_ddp(*found["under_ddp"])
+    judge_fsdp(found["under_fsdp"])
+    judge_dtensors(found["with_dtensors"])
+
+
+def gradients_of(model, x, target):
+    model.zero_grad()
+    nn.functional.mse_loss(model(x), target).backward()
+    whole = [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in model.parameters()]
+    return [gradient.clone() for gradient in whole]
+
+
+def model_and_data():
+    torch.manual_seed(0)
+    return GRKAN(12, 24, groups=4), torch.randn(2, 8, 12), torch.randn(2, 8, 12)
+
+
+def under_ddp(rank):
+    model, x, target = model_and_data()
+    alone = gradients_of(model, x.flatten(0, 1), target.flatten(0, 1))
+    return gradients_of(nn.parallel.DistributedDataParallel(model), x[rank], target[rank]), alone
+
+
+def judge_ddp(parallel, alone):
     assert len(parallel) == 8
     for g, w in zip(parallel, alone):
         assert w.any()
         torch.testing.assert_close(g, w)
+
+
+def under_fsdp(rank):
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    from flashkat_lite.distributed import shard_tables
+
+    model, x, target = model_and_data()
+    alone = gradients_of(copy.deepcopy(model), x.flatten(0, 1), target.flatten(0, 1))
+    plain = fully_shard(copy.deepcopy(model))
+    found = {"float32": gradients_of(plain, x[rank], target[rank]), "alone": alone}
+
+    dtypes = []
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    for name, built_in in (("mixed", torch.float32), ("built in bfloat16", torch.bfloat16)):
+        mixed = copy.deepcopy(model)
+        mixed.fc1.to(built_in), mixed.fc2.to(built_in)
+        for act in (mixed.act1, mixed.act2):
+            act.register_forward_hook(lambda act, inputs, y: dtypes.append((y.dtype, act.numerator.dtype)))
+        shard_tables(mixed)
+        fully_shard(mixed, mp_policy=policy)
+        found[name] = gradients_of(mixed, x[rank], target[rank].bfloat16())
+    return found | {"dtypes": dtypes}
+
+
+def judge_fsdp(found):
+    for g, w in zip(found["float32"], found["alone"]):
+        assert w.any()
+        torch.testing.assert_close(g, w)
+
+    # Tables that are sharded by themselves stay in float32 where all else is cast to bfloat16, or built in it.
+    assert found["dtypes"] == [(torch.bfloat16, torch.float32)] * 4
+    names = [name for name, _ in GRKAN(12, 24, groups=4).named_parameters()]
+    for case in ("mixed", "built in bfloat16"):
+        for name, g, w in zip(names, found[case], found["alone"]):
+            assert name.startswith("fc") or g.dtype == torch.float32
+            assert (g - w).norm() < 0.05 * w.norm(), (case, name)
+
+
+def placement(t):
+    return f"{type(t.placements[0]).__name__} {getattr(t.placements[0], 'dim', '')}".strip()
+
+
+def with_dtensors(rank):
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2,))
+    rows, columns, whole = Shard(0), Shard(2), Replicate()
+    cases = {
+        "nothing sharded": (whole, whole, (4, 4)),
+        "rows sharded": (rows, whole, (4, 4)),
+        "an odd number of rows, a shared numerator": (Shard(1), whole, (1, 4)),
+        "rows and tables sharded": (rows, rows, (4, 4)),
+        "columns sharded": (columns, whole, (4, 4)),
+        "columns and tables sharded": (columns, rows, (4, 4)),
+        "columns sharded, a shared denominator": (columns, whole, (4, 1)),
+        "columns sharded within a group": (columns, whole, (3, 3)),
+        "columns sharded, one group": (columns, whole, (1, 1)),
+    }
+    found = {}
+    for case, (of_x, of_tables, groups) in cases.items():
+        dy, *tensors = make("cpu", (4, 5, 12), tables=groups)
+        inputs = [distribute_tensor(t, mesh, [p]).requires_grad_() for t, p in zip(tensors, (of_x, *[of_tables] * 2))]
+        y = rational(*inputs)
+        results = [y, *torch.autograd.grad(y, inputs, distribute_tensor(dy, mesh, [of_x]))]
+        assert all(type(t) is DTensor for t in results)
+        found[case] = [t.full_tensor().detach() for t in results], groups, [placement(t) for t in results]
+
+    terms = DTensor.from_local(tensors[0] if rank else torch.zeros_like(tensors[0]), mesh, [Partial()])
+    shared = [distribute_tensor(t, mesh, [whole]) for t in tensors[1:]]
+    found["terms of a sum"] = [rational(terms, *shared).full_tensor()], groups, None
+
+    x = distribute_tensor(tensors[0], mesh, [rows]).requires_grad_()
+    y = torch.compile(rational, backend="aot_eager", fullgraph=True)(x, *shared)
+    y.sum().backward()
+    found["compiled"] = [y.full_tensor().detach()], groups, [placement(y)]
+    return found
+
+
+def judge_dtensors(found):
+    for results, groups, _ in found.values():
+        dy, *tensors = make("cpu", (4, 5, 12), tables=groups)
+        want = [rational_reference(*tensors), *rational_gradients(dy, *tensors)]
+        for got, expected in zip(results, want):
+            close(got, expected)
+    sharded = {case: placements for case, (*_, placements) in found.items()}
+    assert sharded["rows sharded"] == ["Shard 0", "Shard 0", "Partial", "Partial"]
+    assert sharded["columns sharded"] == ["Shard 2", "Shard 2", "Shard 0", "Shard 0"]
+    assert sharded["columns sharded, a shared denominator"] == ["Shard 2", "Shard 2", "Shard 0", "Partial"]
+    assert sharded["columns sharded within a group"][0] == "Replicate"
+    assert sharded["compiled"] == ["Shard 0"]
 
 
 # Modules

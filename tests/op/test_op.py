@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import CUDA, DTYPES, LAYOUTS, TABLES, check, close, leaves, make
 
-from flashkat_lite import GroupRational, rational
+from flashkat_lite import GroupRational, _torch, rational
 from flashkat_lite._torch import KERNEL_SOURCES, rational_backward_op, rational_op
 from flashkat_lite.ops import BACKWARDS, DEFAULT_BACKWARD
 from flashkat_lite.reference import rational_gradients, rational_reference
@@ -187,8 +187,8 @@ def test_a_model_in_bfloat16(device):
         assert parameter.grad.dtype == torch.bfloat16 and parameter.grad.isfinite().all() and parameter.grad.any()
 
 
-def python(text):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+def python(text, **settings):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | settings
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(text)], env=environment, capture_output=True, encoding="utf-8"
@@ -208,6 +208,39 @@ def test_importing_the_package_imports_pytorch_and_nothing_else():
     """)
     assert not {"triton", "IPython", "ipywidgets", "matplotlib", "pandas", "sklearn", "sympy"} & set(found)
     assert "flashkat_lite" in found
+
+
+VALUES = ["1", "true", "True", "on", "ON", "yes", "y", "Y", "0", "", "false", "off", "no", "2", " 1", "t"]
+
+
+@pytest.mark.parametrize("imported", [False, True])
+@pytest.mark.parametrize("value", VALUES)
+def test_kernels_are_interpreted_by_the_values_that_triton_takes_for_true(monkeypatch, value, imported):
+    triton = pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    if not imported:
+        monkeypatch.delitem(sys.modules, "triton")
+    assert _torch.interpreted() is triton.knobs.runtime.interpret
+    kernels_run = {"1", "true", "on", "yes", "y"}
+    assert _torch._use_kernels(torch.ones(1)) is (value.lower() in kernels_run)
+
+
+def test_a_cpu_runs_kernels_where_triton_interprets_by_another_word_than_1():
+    pytest.importorskip("triton")
+    found = python(
+        """
+        import sys
+        import torch
+        from flashkat_lite import rational
+        x = torch.ones(2, 8, requires_grad=True)
+        rational(x, torch.ones(2, 3), torch.ones(2, 2)).sum().backward()
+        kernels = "flashkat_lite.kernels"
+        print(sys.modules[kernels].INTERPRETED, f"{kernels}.backward_stationary" in sys.modules)
+        """,
+        TRITON_INTERPRET="True",
+        CUDA_VISIBLE_DEVICES="",
+    )
+    assert found == ["True", "True"]
 
 
 def test_it_runs_where_triton_cannot_be_imported():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flashkat_lite import hardware, records
-from flashkat_lite.lab import figures, measuring, show
+from flashkat_lite.lab import figures, measuring, setup, show
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
 from tools.notebooks import stamp
 
@@ -34,6 +34,18 @@ def shown(monkeypatch):
     html = []
     monkeypatch.setattr(show, "display", lambda item: html.append(item.data))
     return html
+
+
+@pytest.mark.parametrize("value,word", [("1", "interpreter"), ("True", "interpreter"), ("no", "restart")])
+def test_triton_may_come_first_where_it_interprets_by_whatever_word(monkeypatch, value, word):
+    pytest.importorskip("triton")
+    notes = []
+    monkeypatch.setattr(setup, "GPU", False)
+    monkeypatch.setattr(setup, "note", notes.append)
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
+    setup._set_up()
+    assert len(notes) == 1 and word in notes[0]
 
 
 # Claims
