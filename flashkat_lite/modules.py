@@ -63,7 +63,7 @@ class Tables(nn.Module):
             if rows.dim() == 2 and len(rows) != len(table):
                 if len(rows) == 1:
                     rows = rows.repeat(len(table), 1)
-                elif len(table) == 1 and len(rows) and torch.equal(rows, rows[:1].expand_as(rows)):
+                elif len(table) == 1 and torch.equal(rows, rows[:1].expand_as(rows)):
                     rows = rows[:1]
                 elif len(table) == 1:
                     errors.append(f"{prefix + name} is one row that all groups share; the {len(rows)} of {key} differ")

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -118,6 +119,14 @@ def test_a_model_from_the_meta_device_starts_as_one_that_was_built_in_place(mlp)
         for name, found in model.named_parameters():
             assert found.isfinite().all(), name
             assert found.std().item() == pytest.approx(wanted[name].std().item(), rel=0.25, abs=1e-7), name
+
+
+@BOTH
+def test_with_fake_tensors_a_model_is_built_reset_and_run_without_values(mlp):
+    with FakeTensorMode():
+        model = small(mlp)
+        model.reset_parameters()
+        assert model(images()).shape == (3, 10)
 
 
 def timm_shapes(d, patches, p, classes, depth):
