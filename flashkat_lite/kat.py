@@ -269,9 +269,11 @@ def to_published(state_dict: Mapping[str, Tensor], form: str = "kat") -> dict[st
 
     form: "kat", whose numerators are one row for all groups, or "flashkat", whose tables have the rows that ours have.
 
-    Raises ValueError where KAT's form asks for one numerator, and groups have come to differ; shared="numerator" trains
-    one.
+    Raises ValueError where KAT's form asks for one numerator, and groups have come to differ (shared="numerator" trains
+    one), and for another form.
     """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, not {form!r}")
     ours = from_published(state_dict)
     names = {table[0]: table[FORMS[form]] for table in TABLE_NAMES}
     result = {}

@@ -86,8 +86,8 @@ class GroupRational(Tables):
 
     features: the number of channels, cut into `groups` runs of neighbours. degrees: (m, n). init: the function that F
     starts as, "identity", "silu" or another of `coefficients.initial`. channels_last: x is [..., features], or else
-    [B, features, ...]. backward: the kernel that computes the gradients (see `rational`). shared: "numerator",
-    "denominator" or "both" is one row, which all groups use and train.
+    [B, features, ...], always with a batch. backward: the kernel that computes the gradients (see `rational`). shared:
+    "numerator", "denominator" or "both" is one row, which all groups use and train.
 
     Parameters: numerator [groups, m+1] and denominator [groups, n], or [1, ·] where shared; float32 whatever PyTorch's
     default is, unless dtype is given. `reset_parameters` starts them anew.

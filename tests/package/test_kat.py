@@ -210,6 +210,8 @@ def test_groups_that_have_come_apart_go_to_flashkats_form_and_are_refused_in_kat
     shaken(ours)
     with pytest.raises(ValueError, match=r"act1\.numerator: its 8 groups differ.*shared='numerator'"):
         kat.to_published(ours.state_dict())
+    with pytest.raises(ValueError, match="'kat', 'flashkat', not 'KAT'"):
+        kat.to_published(ours.state_dict(), "KAT")
     with pytest.raises(RuntimeError, match=r"act1\.weight_numerator is one row"):
         kat.KAN(16, 32).load_state_dict(ours.state_dict())
     flash = kat.KAN(16, 32, act_layer=kat.FlashKAT_Group, num_groups=8, den_groups=8, m=6, n=4)
