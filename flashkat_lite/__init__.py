@@ -3,8 +3,18 @@
 Importing the package needs PyTorch and nothing else; Triton and the kernels are imported when first needed.
 """
 
-from .modules import GRKAN, GroupRational
+import importlib
+from types import ModuleType
+
+from .modules import GRKAN, GroupRational, table_parameters
 from .ops import rational
 
 __version__ = "0.1.1"
-__all__ = ["GRKAN", "GroupRational", "rational"]
+__all__ = ["GRKAN", "GroupRational", "rational", "table_parameters"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `kat` and `vit` where they are first used."""
+    if name in ("kat", "vit"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

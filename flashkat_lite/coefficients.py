@@ -7,42 +7,84 @@ A fit belongs to its denominator. The start that KAT's public code names "gelu" 
 coefficients here are best approximations with the denominator that the kernels compute.
 
 They are best on [-3, 3] and no promise beyond: of degrees (5, 4), SiLU is off by 0.002 at |x| = 5 and by 0.16 at 10,
-GELU by 0.04 and 0.66. All but tanh have a_1 = 1/2 and no odd |x|^j, because they are x/2 plus an even function.
+GELU by 0.04 and 0.66. GELU, SiLU and ReLU have a_1 = 1/2 and no odd |x|^j, because they are x/2 plus an even function.
 """
 
+import functools
+import math
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from .reference import horner
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": torch.nn.functional.gelu,
-    "silu": torch.nn.functional.silu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
     "tanh": torch.tanh,
     "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "leaky_relu": functional.leaky_relu,  # of slope 0.01
+    "leaky_relu_0.1": lambda x: functional.leaky_relu(x, 0.1),
+    "geglu": lambda x: x * functional.gelu(x),
+    "swishglu": lambda x: x * functional.silu(x),
+    "softplus_erfc": lambda x: torch.special.erfc(functional.softplus(x)) ** 2,
 }
+ALIASES = {"swish": "silu"}
 
 Fit = tuple[list[float], list[float], float]
+Start = tuple[tuple[float, ...], tuple[float, ...]]  # numerator, denominator
 
 
 def initial(name: str, degrees: tuple[int, int] = (5, 4)) -> tuple[Tensor, Tensor]:
-    """Coefficients that start F as the function `name`: numerator [m+1] and denominator [n], float32.
+    """Coefficients that start F as the function `name`: numerator [m+1] and denominator [n], float32, on the CPU.
 
-    name: "identity" (exact), or one of `FUNCTIONS`. degrees: (m, n), each at least 1.
+    name: "identity" (exact), one of `FUNCTIONS`, or "swish", which is "silu". degrees: (m, n), each at least 1.
 
     Where `TABLES` has no fit of these degrees, the most accurate one that fits inside them is padded with zeros, which
-    leaves F as it is. Raises ValueError for an unknown name, and for degrees too small for any stored fit.
+    leaves F as it is. Raises ValueError for an unknown name, and for degrees too small for any stored fit; TypeError
+    for degrees that are not two integers.
     """
-    m, n = degrees
-    if m < 1 or n < 1:
-        raise ValueError(f"degrees must be at least (1, 1), not {degrees}")
+    numerator, denominator = (torch.tensor(row, dtype=torch.float32, device="cpu") for row in start(name, degrees))
+    return numerator, denominator
+
+
+def start(name: str, degrees: tuple[int, int]) -> Start:
+    """`initial` in Python's numbers, which depend on no device, no mode and no default dtype."""
+    m, n = checked_degrees(degrees)
+    known = ("identity", *TABLES, *ALIASES)
+    if name not in known:
+        raise ValueError(f"unknown initial function {name!r}; known: {', '.join(known)}")
     if name == "identity":
         numerator, denominator = [0.0, 1.0], []
-    elif name in TABLES:
-        numerator, denominator, _ = _most_accurate(name, m, n)
     else:
-        raise ValueError(f"unknown initial function {name!r}; known: {', '.join(['identity', *TABLES])}")
+        numerator, denominator, _ = _most_accurate(ALIASES.get(name, name), m, n)
     return _padded(numerator, m + 1), _padded(denominator, n)
+
+
+def checked_degrees(degrees: tuple[int, int]) -> tuple[int, int]:
+    try:
+        m, n = map(operator.index, degrees)
+    except (TypeError, ValueError):
+        raise TypeError(f"degrees must be two integers (m, n), not {degrees!r}") from None
+    if m < 1 or n < 1:
+        raise ValueError(f"degrees must be at least (1, 1), not {(m, n)}")
+    return m, n
+
+
+@functools.lru_cache
+def second_moment(numerator: tuple[float, ...], denominator: tuple[float, ...]) -> float:
+    """E[F(z)²] with z ~ N(0, 1): the trapezoidal rule on [-12, 12], in Python's numbers."""
+    magnitudes = [1.0, *map(abs, denominator)]
+    total = 0.0
+    for step in range(-12 * 64, 12 * 64 + 1):
+        z = step / 64
+        f = horner(z, numerator) / horner(abs(z), magnitudes)
+        total += f * f * math.exp(-z * z / 2)
+    return total / 64 / math.sqrt(2 * math.pi)
 
 
 def _most_accurate(name: str, m: int, n: int) -> Fit:
@@ -55,8 +97,8 @@ def _most_accurate(name: str, m: int, n: int) -> Fit:
     return min(fits, key=lambda fit: fit[2])
 
 
-def _padded(coefficients: Sequence[float], length: int) -> Tensor:
-    return torch.tensor([*coefficients, *[0.0] * (length - len(coefficients))], dtype=torch.float32)
+def _padded(coefficients: Sequence[float], length: int) -> tuple[float, ...]:
+    return *coefficients, *[0.0] * (length - len(coefficients))
 
 
 def fit(
@@ -229,6 +271,128 @@ TABLES: dict[str, dict[tuple[int, int], Fit]] = {
             [0.187497094, 0.5, 0.166666667],
             [0.0],
             0.188,
+        ),
+    },
+    "sigmoid": {
+        (5, 4): (
+            [0.5, 0.249999993, 0.0554364973, 0.00688493673, 0.000484276195, 1.55999223e-05],
+            [0.0, 0.110872995, 0.0, 0.00096855239],
+            1.87e-08,
+        ),
+        (3, 2): (
+            [0.5, 0.249900325, 0.0489407567, 0.00376393957],
+            [0.0, 0.0978815134],
+            3.48e-05,
+        ),
+        (6, 5): (
+            [0.5, 0.249999993, 0.0554365079, 0.00688494202, 0.000484277321, 1.56000445e-05, 5.74312927e-12],
+            [9.24133468e-10, 0.110873014, 1.39463e-09, 0.000968554035, 1.32686107e-10],
+            1.43e-08,
+        ),
+        (2, 1): (
+            [0.542500711, 0.21267766, 0.0113199583],
+            [0.0962535572],
+            0.0425,
+        ),
+    },
+    "leaky_relu": {
+        (5, 4): (
+            [0.0126236655, 0.505, 2.76473875, 4.59102578, 2.5641498, 0.468526642],
+            [0.0, 9.09114016, 0.0, 0.92777553],
+            0.0126,
+        ),
+        (3, 2): (
+            [0.0648776764, 0.505, 0.526599041, 0.133712589],
+            [0.0, 0.264777404],
+            0.0649,
+        ),
+        (6, 5): (
+            [0.00635435326, 0.505, 5.49760907, 18.3574899, 21.7966616, 10.6325808, 1.67048624],
+            [0.0, 36.3514652, 0.0, 21.0546155, 0.0],
+            0.00636,
+        ),
+        (2, 1): (
+            [0.185622123, 0.505, 0.165],
+            [0.0],
+            0.186,
+        ),
+    },
+    "leaky_relu_0.1": {
+        (5, 4): (
+            [0.0114760597, 0.55, 2.51339884, 5.000127, 2.33104522, 0.510276528],
+            [0.0, 9.09113999, 0.0, 0.927775505],
+            0.0115,
+        ),
+        (3, 2): (
+            [0.0589797058, 0.55, 0.478726401, 0.145627572],
+            [0.0, 0.264777404],
+            0.059,
+        ),
+        (6, 5): (
+            [0.00577668493, 0.55, 4.99782631, 19.9933051, 19.8151459, 11.5800379, 1.51862375],
+            [0.0, 36.3514637, 0.0, 21.0546143, 0.0],
+            0.00578,
+        ),
+        (2, 1): (
+            [0.168747385, 0.55, 0.15],
+            [0.0],
+            0.169,
+        ),
+    },
+    "geglu": {
+        (5, 4): (
+            [0.0, -0.00639452566, 0.5, 0.416983157, 0.113740833, 0.0100084522],
+            [0.0, 0.227481666, 0.0, 0.0],
+            0.0015,
+        ),
+        (3, 2): (
+            [0.0, 0.348550647, 0.5, 0.133563164],
+            [0.0, 0.0],
+            0.164,
+        ),
+        (6, 5): (
+            [0.0, -0.00639452568, 0.5, 0.416983157, 0.113740833, 0.0100084522, 0.0],
+            [0.0, 0.227481666, 0.0, 0.0, 0.0],
+            0.0015,
+        ),
+    },
+    "swishglu": {
+        (5, 4): (
+            [0.0, 0.000262296707, 0.5, 0.249481354, 0.0483510358, 0.00362747335],
+            [0.0, 0.0967020716, 0.0, 0.0],
+            7.44e-05,
+        ),
+        (3, 2): (
+            [0.0, 0.192030432, 0.5, 0.133236895],
+            [0.0, 0.0],
+            0.1,
+        ),
+        (6, 5): (
+            [0.0, 2.84776435e-06, 0.5, 0.249991827, 0.0531988269, 0.00577269432, 0.000271284551],
+            [0.0, 0.106397654, 0.0, 0.000542569102, 0.0],
+            8.22e-07,
+        ),
+    },
+    "softplus_erfc": {
+        (5, 4): (
+            [0.107057354, -0.22909269, 0.186812893, -0.0704825905, 0.011695894, -0.000594574959],
+            [0.0203997259, 0.356403315, 0.0, 0.022878045],
+            0.000155,
+        ),
+        (3, 2): (
+            [0.105000662, -0.258846914, 0.18495257, -0.0373436195],
+            [0.0, 0.32462924],
+            0.0129,
+        ),
+        (6, 5): (
+            [0.107001821, -0.228825476, 0.189443544, -0.0753928109, 0.0146708806, -0.00131797362, 5.85663316e-05],
+            [0.0164427686, 0.382762848, 0.0, 0.0245991721, 0.00133840891],
+            9.98e-05,
+        ),
+        (2, 1): (
+            [0.16130217, -0.316058891, 0.100586002],
+            [0.374178808],
+            0.0558,
         ),
     },
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .modules import GRKAN
+from .modules import GRKAN, reset_by
 
 # The published models, of 12 blocks on patches of 16 x 16: VisionTransformer(**SIZES["tiny"], mlp="grkan") is KAT-T.
 SIZES = {
@@ -28,9 +28,10 @@ class VisionTransformer(nn.Module):
     mlp: "mlp" (linear, GELU, linear) or "grkan" (rational, linear, rational, linear; see GRKAN), each of
     int(width * mlp_ratio) hidden features. drop: dropout inside the MLP and after the attention's projection.
     drop_path: stochastic depth (Huang et al., arXiv 1603.09382), rising linearly from 0 in the first block to this in
-    the last. grkan: for "grkan" only, any of groups=8, degrees=(5, 4), and backward (see `rational`).
+    the last. grkan: for "grkan" only, any keyword of GRKAN's, such as groups, shared, act_init or backward.
 
-    Linear layers start truncated normal, std 0.02, with biases of 0; those of GRKAN start as GRKAN has them.
+    Linear layers start normal, std 0.02, with biases of 0; those of GRKAN start as GRKAN has them.
+    `reset_parameters` starts all anew, for models that were built on the meta device.
 
     Raises ValueError where patch_size does not divide image_size, heads do not divide width, groups do not divide width
     or the hidden features, for unknown names, and for images of another shape; TypeError for options of the other MLP.
@@ -62,12 +63,24 @@ class VisionTransformer(nn.Module):
         patches = (image_size // patch_size) ** 2
         hidden = int(width * mlp_ratio)
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, width), std=1e-6))
-        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + patches, width), std=0.02))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + patches, width))
+        self._reset_tokens()
         self.patch_embed = PatchEmbedding(patch_size, channels, width)
         self.blocks = nn.Sequential(*(Block(width, heads, mlp, hidden, drop, rate, **grkan) for rate in rates))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = _linear(width, classes)
+
+    def _reset_tokens(self) -> None:
+        nn.init.normal_(self.cls_token, std=1e-6)
+        nn.init.normal_(self.pos_embed, std=0.02)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew; reads none."""
+        self._reset_tokens()
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1:] != self.image_shape:
@@ -80,9 +93,15 @@ class VisionTransformer(nn.Module):
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
+    reset_by(layer, _draw)
+    layer.reset_parameters()
     return layer
+
+
+def _draw(layer: nn.Linear) -> None:
+    # Not trunc_normal_, which reads what it drew; timm truncates at 2, a hundred times the deviation.
+    nn.init.normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
 
 
 class PatchEmbedding(nn.Module):

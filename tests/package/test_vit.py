@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -85,13 +86,47 @@ def by_hand(state, x, heads=2, groups=8):
 
 
 @pytest.mark.parametrize("size,count", [("tiny", 5_717_416), ("small", 22_050_664), ("base", 86_567_656)])
-def test_the_published_sizes_have_the_published_number_of_parameters(size, count, monkeypatch):
-    """KAT has on top, in each of 12 blocks, two activations of 8 groups with 6 + 4 coefficients."""
-    monkeypatch.setattr(GRKAN, "reset_parameters", lambda self: None)  # on the meta device there is nothing to draw
+def test_the_published_sizes_have_the_published_number_of_parameters(size, count):
+    """KAT has on top, in each of 12 blocks, two activations of 8 groups with 6 + 4 coefficients, or one numerator.
+
+    FlashKAT's README prints 5,718,328 for KAT-T.
+    """
+    options = {"mlp": {}, "grkan": {}, "shared": {"mlp": "grkan", "shared": "numerator"}}
     with torch.device("meta"):
-        models = {mlp: VisionTransformer(**SIZES[size], mlp=mlp) for mlp in MLPS}
-    counts = {mlp: sum(p.numel() for p in model.parameters()) for mlp, model in models.items()}
-    assert counts == {"mlp": count, "grkan": count + 12 * 2 * 8 * (6 + 4)}
+        models = {name: VisionTransformer(**SIZES[size], **{"mlp": name} | o) for name, o in options.items()}
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+    assert counts == {"mlp": count, "grkan": count + 12 * 2 * 8 * (6 + 4), "shared": count + 12 * 2 * (6 + 8 * 4)}
+    assert size != "tiny" or counts["shared"] == 5_718_328
+
+
+@pytest.mark.parametrize("mlp", MLPS)
+def test_a_model_from_the_meta_device_starts_as_one_that_was_built_in_place(mlp):
+    """Whether it resets itself, or whoever shards it loops over its modules."""
+
+    def loop(model):
+        for module in model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    wanted = dict(small(mlp, width=64).named_parameters())
+    for reset in (VisionTransformer.reset_parameters, loop):
+        with torch.device("meta"):
+            model = small(mlp, width=64)
+        model.to_empty(device="cpu")
+        for parameter in model.parameters():
+            parameter.data.fill_(torch.nan)
+        reset(model)
+        for name, found in model.named_parameters():
+            assert found.isfinite().all(), name
+            assert found.std().item() == pytest.approx(wanted[name].std().item(), rel=0.25, abs=1e-7), name
+
+
+@BOTH
+def test_with_fake_tensors_a_model_is_built_reset_and_run_without_values(mlp):
+    with FakeTensorMode():
+        model = small(mlp)
+        model.reset_parameters()
+        assert model(images()).shape == (3, 10)
 
 
 def timm_shapes(d, patches, p, classes, depth):
