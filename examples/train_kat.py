@@ -84,7 +84,7 @@ class Run(Trial):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
         self.step, self.seen, self.loss = 0, 0, torch.zeros((), device=self.device)  # since the last line of the log
         self.best = [-1.0, 0]  # accuracy, step
-        self.stop = False
+        self.signalled, self.stop = False, False  # this process alone; all of them, at a line of the log
 
     def lists(self, epoch: int, first_step: int) -> list[list[int]]:
         """The images of an epoch from one of its steps on, for this process: `accumulate` lists a step."""
@@ -131,7 +131,7 @@ class Run(Trial):
 
     def mean_loss(self) -> float:
         """Over all processes and the steps since it was last asked for. A stop that one was told is told to all."""
-        told = torch.stack([self.loss / self.seen, self.loss.new_tensor(float(self.stop))])
+        told = torch.stack([self.loss / self.seen, self.loss.new_tensor(float(self.signalled))])
         if self.world > 1:
             distributed.all_reduce(told)
         self.loss, self.seen = torch.zeros_like(self.loss), 0
@@ -299,7 +299,7 @@ def stopped_by(run: Run, *signals: signal.Signals):
     """The first of these signals ends the run at its next line of the log, with a checkpoint; a second one, at once."""
 
     def stop(number: int, frame: object) -> None:
-        run.stop = True
+        run.signalled = True
         signal.signal(number, before[number])
 
     before = {number: signal.signal(number, stop) for number in signals}

@@ -341,7 +341,7 @@ def test_timm_mixes_and_augments_the_same_whoever_decodes_and_whenever_a_run_goe
 
     def stop(run, loader, advance=train_kat.Run.advance):
         advance(run, loader)
-        run.stop |= run.step == 3
+        run.signalled |= run.step == 3
 
     monkeypatch.setattr(train_kat.Run, "advance", stop)
     for _ in range(2):

@@ -69,7 +69,7 @@ def test_other_processes_or_parts_of_a_batch_have_the_losses_of_one_and_may_go_o
 ):
     common = ["digits", *MODEL, "--steps", "5", "--lr", "1e-2"]
     train_kat.main([*common, "--out", str(tmp_path / "one")])
-    at_step(2, lambda run: setattr(run, "stop", True))
+    at_step(2, lambda run: setattr(run, "signalled", True))
     two, parts = tmp_path / "two", tmp_path / "parts"
     train_kat.main([*common, "--out", str(two)])
     shutil.copytree(two, parts)
@@ -126,6 +126,17 @@ def test_a_run_that_was_stopped_and_killed_has_the_very_losses_and_averages_of_o
         assert same(checkpoint(broken, "best.pt")[name], checkpoint(whole, "best.pt")[name])
 
 
+def test_a_signal_waits_for_a_line_of_the_log_at_which_all_processes_stop(train_kat, monkeypatch, tmp_path):
+    def advance(run, loader, advance=train_kat.Run.advance):
+        advance(run, loader)
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train_kat.Run, "advance", advance)
+    train_kat.main(["digits", *MODEL, "--steps", "9", "--log-every", "4", "--out", str(tmp_path)])
+    assert checkpoint(tmp_path)["step"] == 4
+
+
 @pytest.mark.parametrize("model", ["kat", "vit"])
 def test_it_learns(train_kat, tmp_path, model):
     options = ["--model", model, "--width", "32", "--depth", "1", "--heads", "2", "--batch", "50", "--lr", "1e-2"]
@@ -166,7 +177,7 @@ def test_the_best_weights_are_kept_by_the_averages_accuracy_where_there_is_an_av
 
 def test_a_run_goes_on_without_its_best_weights_and_keeps_those_to_come(train_kat, at_step, tmp_path):
     common = ["digits", *MODEL, "--batch", "500", "--steps", "6", "--out", str(tmp_path)]
-    at_step(4, lambda run: setattr(run, "stop", True))
+    at_step(4, lambda run: setattr(run, "signalled", True))
     train_kat.main(common)
     state = checkpoint(tmp_path)
     torch.save(state | {"best": [0.99, 3]}, tmp_path / "checkpoint.pt")
