@@ -9,7 +9,7 @@ from types import ModuleType
 from .modules import GRKAN, GroupRational, table_parameters
 from .ops import rational
 
-__version__ = "0.1.1"
+__version__ = "0.2.0"
 __all__ = ["GRKAN", "GroupRational", "rational", "table_parameters"]
 
 
