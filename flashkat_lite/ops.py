@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._torch import BACKWARDS, KERNEL_SOURCES, EagerRational, can_bypass_dispatcher, registered_rational
-from .reference import rational_reference
+from .reference import rational_closed_form
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DEFAULT_BACKWARD = "stationary"
@@ -33,7 +33,7 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     if x.dtype == torch.float32 and device != "meta" and torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
     if forward_ad._current_level >= 0:  # jvp: a registered op drops tangents without a word
-        return rational_reference(x, numerator, denominator).contiguous()
+        return rational_closed_form(x, numerator, denominator).contiguous()
     if can_bypass_dispatcher(x, numerator, denominator):
         return EagerRational.apply(x, numerator, denominator, backward)
     return registered_rational(x, numerator, denominator, backward, KERNEL_SOURCES)
