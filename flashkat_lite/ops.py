@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ._torch import BACKWARDS, EAGER, KERNEL_SOURCES, can_bypass_dispatcher, registered_rational
-from .reference import rational_reference
+from .reference import rational_closed_form, rational_reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEFAULT_BACKWARD = "stationary"
@@ -24,7 +24,7 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     backward: which rung computes the gradients, "atomic", "block" or "stationary"; the last is bitwise repeatable.
 
     Returns y, contiguous, in x's shape and dtype. Gradients of the tables are summed in float32 or wider and come in
-    the tables' dtypes; sign(0) = +1 for x and for b (stationary: -1 at x = -0). Under autocast float32 is cast to the
+    the tables' dtypes. x's sign is its sign bit, at 0 too; that of b = 0 is +1. Under autocast float32 is cast to the
     autocast dtype. CPU tensors run the reference, or the kernels where TRITON_INTERPRET=1 was set before Triton was
     imported. In PyTorch, on any device, run float64 (computed in float64 throughout), second derivatives and
     forward mode (torch.func.jvp): correct, and many times slower.
@@ -46,9 +46,10 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     )  # fmt: skip
     if x.dtype == torch.float32 and (not eager or torch._C._is_any_autocast_enabled()):
         x = _autocast(x)
-    # A registered op drops jvp's tangents without a word, and ONNX has no word for it.
-    if forward_ad._current_level >= 0 or (not eager and _exporting_to_onnx()):
+    if not eager and _exporting_to_onnx():  # which has no word for the op
         return rational_reference(x, numerator, denominator).contiguous()
+    if forward_ad._current_level >= 0:  # jvp: a registered op drops tangents without a word
+        return rational_closed_form(x, numerator, denominator).contiguous()
     if eager:
         return EAGER[backward](x, numerator, denominator)
     return registered_rational(x, numerator, denominator, backward, KERNEL_SOURCES)

@@ -5,10 +5,12 @@
 The last dimension of x is cut into G groups of D/G neighbouring columns; each group has its own a and b. The
 denominator is at least 1, so F has no poles (Molina et al. 2020 name the idea; Yang & Wang 2024 use this form).
 
-sign(0) = +1, for x and for b: with autograd's sign(0) = 0 a denominator that starts at b = 0 would never train.
+The sign of x is its sign bit: at +0 the slope is the one from the right, at -0 the one from the left. sign(b = 0) = +1
+whatever the bit: with autograd's sign(0) = 0 a denominator that starts at b = 0 would never train.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +19,13 @@ FORMS = ("sum_of_magnitudes", "magnitude_of_sum")
 
 
 def magnitude(t: Tensor) -> Tensor:
-    """|t|, with derivative +1 at t = 0 where `torch.abs` has 0."""
-    return torch.where(t < 0, -t, t)
+    """|t|, with derivative +1 at t = +0 and -1 at t = -0, where `torch.abs` has 0."""
+    return torch.where(torch.signbit(t), -t, t)
 
 
-def sign(t: Tensor) -> Tensor:
-    """-1 where t < 0, else +1."""
-    return torch.where(t < 0, -1.0, 1.0).to(t.dtype)
+def _magnitudes(b: list[Tensor]) -> list[Tensor]:
+    """|b|, with derivative +1 at b = 0, whatever its sign bit."""
+    return [torch.where(c < 0, -c, c) for c in b]
 
 
 def horner(x: Tensor, coefficients: list[Tensor]) -> Tensor:
@@ -46,7 +48,7 @@ def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, for
     z, a, b = grouped(x, numerator, denominator)
     if form == "sum_of_magnitudes":
         t = magnitude(z)
-        q = 1 + t * horner(t, [magnitude(c) for c in b])
+        q = 1 + t * horner(t, _magnitudes(b))
     elif form == "magnitude_of_sum":
         q = 1 + magnitude(z * horner(z, b))
     else:
@@ -54,25 +56,40 @@ def rational_reference(x: Tensor, numerator: Tensor, denominator: Tensor, *, for
     return (horner(z, a) / q).reshape(x.shape).to(x.dtype)
 
 
+def rational_closed_form(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    """F(x) as `rational_reference` has it, and right also where P or Q is no number of the dtype and F is one."""
+    f = _scaled(*grouped(x, numerator, denominator))
+    return _raised(f.p / f.q, f.exponent_p, -f.exponent_q).reshape(x.shape).to(x.dtype)
+
+
 def gradient_terms(grad_output: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) -> Iterator[Tensor]:
     """The terms whose sums are the coefficients' gradients, one coefficient at a time: a_0 … a_m, then b_1 … b_n.
 
-        dF/da_i = x^i / Q          dF/db_j = -sign(b_j) |x|^j P / Q²
+        dF/da_i = x^i / Q          dF/db_j = -sign(b_j) F |x|^j / Q
 
     Each item is [rows, G, D/G]; its sum over rows and columns is that coefficient's gradient, a group at a time.
     """
     z, a, b = grouped(x, numerator, denominator)
-    dy = grad_output.to(z.dtype).reshape(z.shape)
-    t = magnitude(z)
-    p, q = horner(z, a), 1 + t * horner(t, [magnitude(c) for c in b])
-    term = dy / q
-    for _ in a:
-        yield term
-        term = term * z
-    term = dy / q * (p / q)  # Q² leaves float32 long before Q does
-    for c in b:
-        term = term * t
-        yield -sign(c) * term
+    return _gradient_terms(grad_output.to(z.dtype).reshape(z.shape), a, b, _scaled(z, a, b))
+
+
+def _gradient_terms(dy: Tensor, a: list[Tensor], b: list[Tensor], f: "_Scaled") -> Iterator[Tensor]:
+    t = magnitude(f.x)
+    large, one = t > 1, torch.ones_like(t)
+
+    def powers(x: Tensor, factor: Tensor) -> Iterator[Tensor]:
+        """factor / Q, x factor / Q, …: the factor last where powers grow, first where they may vanish."""
+        power, last = torch.where(large, one, factor) / f.q, torch.where(large, factor, one)
+        while True:
+            yield power * last
+            power = power * x
+
+    for i, term in zip(range(len(a)), powers(f.x, dy)):
+        yield _raised(term, f.exponent_x * i, -f.exponent_q)
+    terms = powers(t, dy * (f.p / f.q))
+    next(terms)
+    for j, (c, term) in enumerate(zip(b, terms), 1):
+        yield _raised(torch.where(c < 0, term, -term), f.exponent_x * j + f.exponent_p, -2 * f.exponent_q)
 
 
 def rational_gradients(
@@ -80,26 +97,113 @@ def rational_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The closed-form gradients (dx, dnumerator, ddenominator) of Σ grad_output · F(x).
 
-        dF/dx = P'/Q - sign(x) P Q' / Q²,   with Q' = |b_1| + 2|b_2||x| + … + n|b_n||x|^(n-1)
+        dF/dx = P'/Q - sign(x) F Q'/Q,   with Q' = |b_1| + 2|b_2||x| + … + n|b_n||x|^(n-1)
 
-    Shapes as in `rational_reference`; each gradient has the shape and dtype of what it belongs to.
+    Shapes as in `rational_reference`; each gradient has the shape and dtype of what it belongs to. Each is right
+    wherever it is a number of its dtype, also where P, Q or Q² is none.
     """
     z, a, b = grouped(x, numerator, denominator)
     dy = grad_output.to(z.dtype).reshape(z.shape)
-    dx = dx_terms(dy, z, a, b)
-    dx = (dx[0] + dx[1]).reshape(x.shape).to(x.dtype)
-    sums = [term.sum((0, 2)) for term in gradient_terms(grad_output, x, numerator, denominator)]
+    f = _scaled(z, a, b)
+    dx = sum(_dx_terms(dy, f)).reshape(x.shape).to(x.dtype)
+    sums = [term.sum((0, 2)) for term in _gradient_terms(dy, a, b, f)]
     return dx, _collect(sums[: len(a)], numerator), _collect(sums[len(a) :], denominator)
 
 
 def dx_terms(dy: Tensor, z: Tensor, a: list[Tensor], b: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The two terms of dx: dy P'/Q and -dy sign(x) P Q'/Q²."""
+    """The two terms of dx: dy P'/Q and -dy sign(x) F Q'/Q, for z [rows, G, D/G] and coefficients as `grouped` has."""
+    return _dx_terms(dy, _scaled(z, a, b))
+
+
+def _dx_terms(dy: Tensor, f: "_Scaled") -> tuple[Tensor, Tensor]:
+    exponent = f.exponent_p - f.exponent_x
+    of_q = f.p / f.q * (f.slope_q / f.q)
+    of_q = torch.where(torch.signbit(f.x), of_q, -of_q)
+    return tuple(_raised(dy * slope, exponent, -f.exponent_q) for slope in (f.slope_p / f.q, of_q))
+
+
+class _Scaled(NamedTuple):
+    """x = f.x 2^exponent_x, P = p 2^exponent_p, Q = q 2^exponent_q; slope_p and slope_q are dp/d(f.x), dq/d|f.x|."""
+
+    x: Tensor
+    p: Tensor
+    q: Tensor
+    slope_p: Tensor
+    slope_q: Tensor
+    exponent_x: Tensor | int
+    exponent_p: Tensor | int
+    exponent_q: Tensor | int
+
+
+def _scaled(z: Tensor, a: list[Tensor], b: list[Tensor]) -> _Scaled:
+    """P, Q and their slopes, as numbers that no |x| takes out of the dtype's range.
+
+    A polynomial is scaled by the power of two of its largest term. Exponents are 0 where nothing comes near the range.
+    """
+    b, one, exponent_x, exponent_p, exponent_q = _magnitudes(b), 1, 0, 0, 0
+    if not _moderate(z, a, b):
+        exponent_x = _exponent(z).clamp(-60)  # of x = 0 too, whose slope F Q' need not be a number before dy is
+        exponent_p = _largest_exponent(a, exponent_x)
+        exponent_q = _largest_exponent(b, exponent_x, first=1)
+        z = _raised(z, -exponent_x)
+        one = _raised(torch.ones_like(z), -exponent_q)
+        a = [_raised(c, exponent_x * i, -exponent_p) for i, c in enumerate(a)]
+        b = [_raised(c, exponent_x * j, -exponent_q) for j, c in enumerate(b, 1)]
     t = magnitude(z)
-    b = [magnitude(c) for c in b]
-    p, q = horner(z, a), 1 + t * horner(t, b)
     slope_p = horner(z, [i * c for i, c in enumerate(a)][1:])
     slope_q = horner(t, [j * c for j, c in enumerate(b, 1)])
-    return dy * slope_p / q, -dy * sign(z) * (p / q) * (slope_q / q)  # neither Q² nor P Q' need be float32's
+    return _Scaled(z, horner(z, a), one + t * horner(t, b), slope_p, slope_q, exponent_x, exponent_p, exponent_q)
+
+
+def _moderate(z: Tensor, a: list[Tensor], b: list[Tensor]) -> bool:
+    """Whether no term of P, Q or their slopes is beyond 2^60.
+
+    Values are looked at on a CPU, outside transforms. A compiler's graph has the plain formulas for all of them: where P
+    or Q leaves the range, so does what is compiled.
+    """
+    tensors = (z, *a, *b)
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or any(type(t) is not Tensor for t in tensors)
+    ):
+        return True
+    if torch._C._are_functorch_transforms_active() or z.device.type != "cpu":
+        return False
+    if z.numel() == 0:
+        return True
+    x, p, q = (max(max(-low, high).item() for low, high in map(torch.aminmax, ts)) for ts in ([z], a, b))
+    degree = max(len(a) - 1, len(b))
+    try:
+        return max(p, q, 1.0) * max(x, 1.0) ** degree * degree < 2.0**60
+    except OverflowError:
+        return False
+
+
+def _exponent(t: Tensor) -> Tensor:
+    """⌊log2|t|⌋ as a float: the smallest normal number's below that, the largest number's for infinity."""
+    range = torch.finfo(t.dtype)
+    return t.detach().abs().clamp(range.tiny, range.max).log2().floor()
+
+
+def _largest_exponent(coefficients: list[Tensor], exponent_x: Tensor, first: int = 0) -> Tensor:
+    """The exponent of the largest term c_i x^i, and at least 0."""
+    largest = torch.zeros_like(exponent_x)
+    for i, c in enumerate(coefficients, first):
+        largest = torch.maximum(largest, torch.where(c.detach() == 0, 0.0, _exponent(c) + exponent_x * i))
+    return largest
+
+
+def _raised(t: Tensor, *exponents: Tensor | int) -> Tensor:
+    """t 2^(sum of exponents), which no factor on the way takes out of range where the result is in it."""
+    if isinstance(exponents[0], int):
+        return t
+    exponent = sum(exponents)
+    step = 126 if t.dtype == torch.float32 else 1022
+    for _ in range(3):
+        part = exponent.clamp(-step, step)
+        t, exponent = t * torch.exp2(part), exponent - part
+    return t
 
 
 def rounding_units(

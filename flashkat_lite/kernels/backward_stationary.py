@@ -74,6 +74,15 @@ def add(sums, parts):
 
 
 @triton.jit
+def multiply_add(x, y, sums, i: tl.constexpr):
+    """sums[i] + x y, or x y where sums is ()."""
+    if len(sums) > 0:
+        return tl.fma(x, y, sums[i])
+    else:
+        return x * y
+
+
+@triton.jit
 def add_moments(sums, term, x, square, FIRST: tl.constexpr, COUNT: tl.constexpr):
     """sums[i] + term x^(FIRST + i) for COUNT powers, or the terms alone where sums is ().
 
@@ -82,16 +91,15 @@ def add_moments(sums, term, x, square, FIRST: tl.constexpr, COUNT: tl.constexpr)
     result = ()
     for power in tl.static_range(FIRST, FIRST + COUNT):
         if power % 2 == 1:
-            value = term * x
-        elif power == 0:
-            value = term
-        elif power == FIRST + COUNT - 1:
-            value = term * square
+            value = multiply_add(term, x, sums, power - FIRST)
+        elif power > 0 and power == FIRST + COUNT - 1:
+            value = multiply_add(term, square, sums, power - FIRST)
         else:
-            term = term * square
+            if power > 0:
+                term = term * square
             value = term
-        if len(sums) > 0:
-            value += sums[power - FIRST]
+            if len(sums) > 0:
+                value = term + sums[power - FIRST]
         result = result + (value,)
     return result
 
@@ -111,7 +119,8 @@ def backward_element(dy, x, a, b, sums_a, sums_b):
     u = dy * r
     f = p * r
     w = u * f
-    dx = u * (slope_p - mulsign(f, x) * slope_q)
+    # Not -slope_q, which Triton takes for 0 - slope_q and adds.
+    dx = u * tl.fma(mulsign(f, x), -1.0 * slope_q, slope_p)
     sums_a = add_moments(sums_a, u, x, square, 0, len(a))
     sums_b = add_moments(sums_b, w, t, square, 1, len(b))
     return dx, sums_a, sums_b

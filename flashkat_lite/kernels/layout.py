@@ -45,7 +45,9 @@ def empty_group_sums(table: Tensor, groups: int) -> Tensor:
 
 def sum_shared_groups(sums: Tensor, table: Tensor) -> Tensor:
     """Return sums [G, k] as the gradient of `table`: in its dtype, added over groups where they share its one row."""
-    return (sums if sums.shape[0] == table.shape[0] else sums.sum(0, keepdim=True)).to(table.dtype)
+    if sums.shape[0] != table.shape[0]:
+        sums = sums.sum(0, keepdim=True)
+    return sums if sums.dtype == table.dtype else sums.to(table.dtype)
 
 
 @functools.cache

@@ -33,7 +33,7 @@ def horner(x, coefficients):
     """c_0 + c_1 x + … + c_k x^k in k fused multiply-adds."""
     value = coefficients[len(coefficients) - 1]
     for i in tl.static_range(len(coefficients) - 2, -1, -1):
-        value = value * x + coefficients[i]
+        value = tl.fma(value, x, coefficients[i])
     return value
 
 
@@ -48,8 +48,8 @@ def horner_with_derivative(x, coefficients):
     slope = value
     for i in tl.static_range(len(coefficients) - 2, -1, -1):
         if i < len(coefficients) - 2:
-            slope = slope * x + value
-        value = value * x + coefficients[i]
+            slope = tl.fma(slope, x, value)
+        value = tl.fma(value, x, coefficients[i])
     return value, slope
 
 
@@ -97,15 +97,16 @@ def mulsign(value, x):
 def backward_terms(dy, x, a, b):
     """dx, and the two factors of every coefficient's gradient.
 
-    With P = Σ a_i x^i, Q = 1 + Σ b_j |x|^j (b already without signs), u = dy/Q, w = dy P/Q²:
+    With P = Σ a_i x^i, Q = 1 + Σ b_j |x|^j (b already without signs), u = dy/Q, w = u P/Q:
     dx = u P' - sign(x) w Q',  d/da_i = u x^i,  d/d|b_j| = -w |x|^j.
     """
     t = tl.abs(x)
     p = horner(x, a)
-    r = reciprocal(1.0 + t * horner(t, b))
+    r = reciprocal(horner(t, (1.0,) + b))
     u = dy * r
     w = p * r * u
     slope_p = horner(x, derivative(a, 0))
     slope_q = horner(t, derivative(b, 1))
-    dx = u * slope_p - tl.where(x < 0, -w, w) * slope_q
+    # Not -slope_q, which Triton takes for 0 - slope_q and adds.
+    dx = tl.fma(mulsign(w, x), -1.0 * slope_q, u * slope_p)
     return dx, u, w

@@ -1,13 +1,18 @@
 """The definition, in float64: its derivatives by three routes, its conventions, its groups."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
+from exact import errors, exact
 from torch.autograd import gradcheck
 
+from flashkat_lite import rational
 from flashkat_lite.reference import (
     FORMS,
-    dx_terms,
     gradient_terms,
+    rational_closed_form,
     rational_gradients,
     rational_reference,
     rounding_units,
@@ -127,13 +132,23 @@ def test_a_denominator_of_zeros_trains():
     assert not leaf.grad.any()
 
 
-def test_at_zero_the_slope_is_that_of_the_right_hand_side():
+def test_at_zero_the_slope_is_that_of_the_side_that_the_sign_bit_names():
     a = torch.tensor([[2.0, 3.0]], dtype=torch.float64)
     b = torch.tensor([[-5.0]], dtype=torch.float64)
     zeros = torch.tensor([[0.0], [-0.0]], dtype=torch.float64)
     dx, da, db = rational_gradients(torch.ones_like(zeros), zeros, a, b)
-    assert dx.tolist() == [[3.0 - 2.0 * 5.0]] * 2  # P' - P |b_1|
+    assert dx.tolist() == [[3.0 - 2.0 * 5.0], [3.0 + 2.0 * 5.0]]  # P' - sign(x) P |b_1|
     assert da.tolist() == [[2.0, 0.0]] and db.tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_coefficient_of_zero_has_sign_plus_one_whatever_its_bit(zero):
+    x, a, _ = smooth_point((5, 4), (1, 1))
+    b = torch.full((1, 4), zero, dtype=torch.float64)
+    dy = torch.ones_like(x)
+    expected = [-(dy * x.abs() ** j * rational_reference(x, a, b)).sum() for j in range(1, 5)]
+    for gradients in (rational_gradients(dy, x, a, b), gradients_by_autograd(dy, x, a, b)):
+        torch.testing.assert_close(gradients[2][0], torch.stack(expected))
 
 
 def test_a_unit_of_rounding_worked_by_hand():
@@ -217,25 +232,52 @@ def test_leading_dimensions_are_rows(shape):
         assert torch.equal(got.reshape(want.shape), want)
 
 
-@pytest.mark.parametrize("degrees", [(8, 8), (6, 8), (5, 4), (8, 4), (2, 1)])
-@pytest.mark.parametrize("scale", [1e3, 1e5, 1e8])
-def test_gradients_are_right_wherever_the_polynomials_are_float32_numbers(degrees, scale):
-    """Q² and P Q' leave float32 from |x| = 256 on where n = 8. P/Q² must not: book/guarantees.md says what is lost."""
-    generator = torch.Generator().manual_seed(15)
-    x = signed(torch.logspace(0, 1, 60).double() * scale / 10, generator)[:, None]
-    m, n = degrees
-    x = x[(x[:, 0].abs() ** max(m, n) < 1e37) & (x[:, 0].abs() ** (2 * n - m) < 1e36)]
-    a, b = (0.3 + torch.rand(1, k, generator=generator, dtype=torch.float64) for k in (degrees[0] + 1, degrees[1]))
-    dy = torch.ones_like(x)
-    got = rational_gradients(*(t.float() for t in (dy, x, a, b)))
-    inputs = [t.float().double() for t in (dy, x, a, b)]
-    terms = [term.abs().sum() for term in gradient_terms(*inputs)]
-    for g, want, size in zip(got[1:], rational_gradients(*inputs)[1:], (terms[: degrees[0] + 1], terms[-degrees[1] :])):
-        assert ((g - want).abs()[0] <= 1e-5 * torch.stack(size)).all()
-    # The two terms of dx cancel where F is nearly a power of x: the error is of the larger one's size.
-    _, z, ca, cb = inputs
-    larger = torch.stack(dx_terms(inputs[0], z, list(ca.T[..., None]), list(cb.T[..., None]))).abs().amax(0)
-    assert ((got[0] - rational_gradients(*inputs)[0]).abs() <= 1e-5 * larger).all()
+POINTS = (0.0, 1e-30, 0.5, -3.0, 30.0, 1e3, -1e5, 1e9, 1e20, -1e30, math.inf, -math.inf)  # infinity: the largest number
+
+
+@pytest.mark.parametrize("tables", ["normal", "b_1 alone", "tiny at the end", "huge"])
+@pytest.mark.parametrize("degrees", [(5, 4), (8, 8), (1, 8), (8, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_closed_forms_are_right_wherever_their_results_are_numbers_of_the_dtype(dtype, degrees, tables):
+    """P, Q, Q² and every power on the way may be none: each point is held to exact arithmetic, by itself."""
+    facts = torch.finfo(dtype)
+    numbers = Fraction(facts.eps), Fraction(facts.tiny) * Fraction(facts.eps) * 8, Fraction(facts.max)
+    a, b = (normal(1, k, seed=k + 15).to(dtype) for k in (degrees[0] + 1, degrees[1]))
+    if tables == "b_1 alone":
+        b[:, 1:] = 0.0
+    elif tables == "tiny at the end":
+        a[:, -1], b[:, -1] = a[:, -1] * 1e-30, b[:, -1] * 1e-30
+    elif tables == "huge":
+        a, b = 1e20 * a, 1e20 * b
+    for point in POINTS:
+        for scale in (1.0, 1e-30, 1e30):
+            x = torch.full((1, 1), min(max(point, -facts.max), facts.max), dtype=dtype)
+            dy = torch.full_like(x, scale)
+            found = [rational_closed_form(x, a, b), *rational_gradients(dy, x, a, b)]
+            want = exact(dy.item(), x.item(), a[0].tolist(), b[0].tolist())
+            found = [value for tensor in found for value in tensor.flatten().tolist()]
+            worst = max(errors(found, [want.y, want.dx, *want.da, *want.db], *numbers), default=0.0)
+            assert worst < 20, f"x = {x.item():g}, dy = {scale:g}"
+
+
+@pytest.mark.parametrize("degrees", [(5, 4), (8, 8), (2, 3)])
+def test_second_derivatives_are_right_beyond_the_polynomials_range(degrees):
+    facts = torch.finfo(torch.float32)
+    numbers = Fraction(facts.eps), Fraction(facts.tiny) * 8, Fraction(facts.max)
+    a, b = (normal(1, k, seed=k + 15).float() for k in (degrees[0] + 1, degrees[1]))
+    for point in (0.5, -3.0, 1e3, -1e6, 1e9, 1e12):
+        x = torch.tensor([[point]], requires_grad=True)
+        (dx,) = torch.autograd.grad(rational(x, a, b), x, torch.ones_like(x), create_graph=True)
+        (dxx,) = torch.autograd.grad(dx, x, torch.ones_like(x))
+        want = exact(1.0, x.item(), a[0].tolist(), b[0].tolist())
+        assert max(errors([dx.item(), dxx.item()], [want.dx, want.dxx], *numbers)) < 40, f"x = {point:g}"
+
+
+def test_what_is_not_finite_stays_so_without_spoiling_its_neighbours():
+    _, a, b = (t.float() for t in smooth_point((5, 4), (1, 1)))
+    x = torch.tensor([[1.0, math.inf, -math.inf, math.nan, 1e30]])
+    y, dx = rational_closed_form(x, a, b), rational_gradients(torch.ones_like(x), x, a, b)[0]
+    assert y.isfinite().tolist() == dx.isfinite().tolist() == [[True, False, False, False, True]]
 
 
 def test_an_unknown_form_is_named():
