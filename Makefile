@@ -79,7 +79,7 @@ release-check: $(READY)  ## fails where a chapter is stale or was not executed o
 	@"$(PY)" book/tools status --check
 
 wheel: $(READY)  ## the package's wheel and source archive, in dist
-	@rm -rf dist
+	@rm -rf dist flashkat_lite.egg-info
 	@"$(PY)" -m build --no-isolation .
 
 release-files: book student wheel  ## what a release attaches, in dist: site, students' notebooks, package

@@ -158,8 +158,8 @@ def _scaled(z: Tensor, a: list[Tensor], b: list[Tensor]) -> _Scaled:
 def _moderate(z: Tensor, a: list[Tensor], b: list[Tensor]) -> bool:
     """Whether no term of P, Q or their slopes is beyond 2^60.
 
-    Values are looked at on a CPU, outside transforms. A compiler's graph has the plain formulas for all of them: where P
-    or Q leaves the range, so does what is compiled.
+    Values are looked at on a CPU, outside transforms. A compiler's graph has the plain formulas for all of them: where
+    P or Q leaves the range, so does what is compiled.
     """
     tensors = (z, *a, *b)
     if (

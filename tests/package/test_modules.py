@@ -110,7 +110,7 @@ def test_channels_first_is_channels_last_with_the_dimension_moved(view, shared):
     gradients = [
         torch.autograd.grad(f.square().sum(), m.parameters()) for f, m in ((y, first), (last(x.movedim(1, -1)), last))
     ]
-    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-4)
 
 
 def test_channels_first_needs_a_batch_and_says_so():
