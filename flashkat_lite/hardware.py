@@ -251,11 +251,39 @@ def limits(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[
     "copy" reads one tensor and writes one, as a forward pass does. "add" reads two and writes one, as a backward pass
     does: it reads x and the gradient, and writes dx. They run on a GPU where there is one, each on the same three
     tensors at every call, and return what they wrote. `limit_bytes` counts the bytes.
+
+    On a GPU each is the fastest of several kernels with the same bytes, PyTorch's and plain Triton's, tried here for
+    this size with a cold L2 cache; `limit_kernels` tells which.
     """
     where = "cuda" if torch.cuda.is_available() else "cpu"
     x, y = (torch.randn(rows, columns, device=where).to(dtype) for _ in range(2))
     out = torch.empty_like(x)
-    return {"copy": lambda: out.copy_(x), "add": lambda: torch.add(x, y, out=out)}
+    candidates = {
+        "copy": {"PyTorch": lambda: out.copy_(x)},
+        "add": {"PyTorch": lambda: torch.add(x, y, out=out)},
+    }
+    if where == "cuda":
+        from .kernels.stream import streams
+
+        for what, functions in candidates.items():
+            functions |= streams(x, y, out, add=what == "add")
+    return {what: functions[_fastest(what, rows, columns, dtype, functions)] for what, functions in candidates.items()}
+
+
+_FASTEST: dict[tuple[str, int, int, torch.dtype], str] = {}
+
+
+def _fastest(what: str, rows: int, columns: int, dtype: torch.dtype, functions: dict[str, Callable]) -> str:
+    size = what, rows, columns, dtype
+    if len(functions) > 1 and size not in _FASTEST:
+        timings = time_interleaved(functions, seconds=0.05, least=10)
+        _FASTEST[size] = min(timings, key=lambda name: timings[name].median)
+    return _FASTEST.get(size, "PyTorch")
+
+
+def limit_kernels(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, str]:
+    """Return which kernel each function of `limits` was at this size: {"copy": "PyTorch", "add": "Triton, 1024 …"}."""
+    return {what: _FASTEST.get((what, rows, columns, dtype), "PyTorch") for what in ("copy", "add")}
 
 
 def limit_bytes(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, int]:

@@ -106,10 +106,12 @@ def _pytorch(x: Tensor, dy: Tensor, a: Tensor, b: Tensor, compiled: bool) -> dic
 
 def _result(what, timing, timings, rows, columns, dtype) -> dict[str, object]:
     limit = "add" if what == "add" or "backward" in what else "copy"
+    kernels = hardware.limit_kernels(rows, columns, dtype)
     return {
         "columns": columns,
         "dtype": str(dtype).removeprefix("torch."),
         "what": what,
+        **({"kernel": kernels[what]} if what in kernels else {}),
         "ms": timing.median,
         "low": timing.low,
         "high": timing.high,

@@ -20,8 +20,10 @@ def cached_per_shape(launch_config: Callable) -> Callable:
 
     @functools.wraps(launch_config)
     def configured(shape: torch.Size, *key):
-        symbolic = any(type(size) is torch.SymInt for size in shape)
-        return (launch_config if symbolic else cached)(shape, *key)
+        try:
+            return cached(shape, *key)
+        except TypeError:  # a symbol has no hash
+            return launch_config(shape, *key)
 
     return configured
 

@@ -238,7 +238,7 @@ def test_every_launch_asks_for_fused_multiply_adds():
     """Triton 3.9 warns that a later version fuses none where a launch does not say so."""
     folder = Path(forward.__file__).parent
     found = [(path.name, *launch) for path in sorted(folder.glob("*.py")) for launch in launches(path)]
-    assert len(found) == 3, "BoundLaunch, and the two rungs that launch without it"
+    assert len(found) == 4, "BoundLaunch, the two rungs that launch without it, and the limits"
     assert [name for name, _, keywords in found if keywords.get("enable_fp_fusion") != "True"] == []
 
 

@@ -18,7 +18,7 @@ from exact import errors, exact
 from triton.runtime import driver
 
 from flashkat_lite import GroupRational, rational
-from flashkat_lite.kernels import backward_block, forward
+from flashkat_lite.kernels import backward_block, forward, stream
 from flashkat_lite.ops import BACKWARDS
 from flashkat_lite.reference import rational_gradients, rational_reference, rounding_units
 from flashkat_lite.testing import ROUND, check_dx, check_forward, errors_in_units, random_inputs
@@ -359,3 +359,15 @@ def test_more_than_two_to_the_31_elements():
         del dx
     dx, _, _ = BACKWARDS["atomic"](dy, x, a, b)
     check_dx(dx[ends], small_dy, small_x, a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("add", [False, True])
+def test_every_plain_kernel_of_the_limits_moves_all_elements_and_no_more(add, dtype):
+    for columns in (1021, 1024):
+        x, y = (torch.randint(-9, 9, (5, columns), device=DEVICE).to(dtype) for _ in range(2))
+        out = torch.empty(6, columns, dtype=dtype, device=DEVICE)
+        for function in stream.streams(x, y, out, add).values():
+            out.fill_(70.0)
+            assert torch.equal(function()[:5], x + y if add else x)
+            assert (out[5] == 70.0).all()

@@ -120,6 +120,23 @@ def test_limits_compute_what_they_are_named_after(dtype):
     assert hardware.limit_bytes(5, 7, dtype) == {"copy": 70 * dtype.itemsize, "add": 105 * dtype.itemsize}
 
 
+def test_a_limit_is_the_fastest_of_its_kernels_at_that_size(monkeypatch):
+    monkeypatch.setattr(hardware, "_FASTEST", {})
+    timed = []
+
+    def time(functions, **options):
+        timed.append(list(functions))
+        return {name: hardware.Timing(ms, 0.0, 0.0, 3) for name, ms in zip(functions, (0.3, 0.2, 0.25))}
+
+    monkeypatch.setattr(hardware, "time_interleaved", time)
+    three = dict.fromkeys(("PyTorch", "a", "b"))
+    for _ in range(2):
+        assert hardware._fastest("add", 5, 7, torch.float32, three) == "a"
+    assert hardware.limit_kernels(5, 7) == {"copy": "PyTorch", "add": "a"}
+    assert hardware._fastest("add", 5, 8, torch.float32, three) == "a"
+    assert timed == [["PyTorch", "a", "b"]] * 2
+
+
 def test_bandwidth_is_in_units_of_1e9_bytes_a_second():
     assert hardware.bandwidth(4.8e9, 1.0) == pytest.approx(4800)
     assert hardware.measured_copy_bandwidth(2**20) > 0.01
