@@ -172,7 +172,7 @@ def _moderate(z: Tensor, a: list[Tensor], b: list[Tensor]) -> bool:
         return False
     if z.numel() == 0:
         return True
-    x, p, q = (max(max(-low, high).item() for low, high in map(torch.aminmax, ts)) for ts in ([z], a, b))
+    x, p, q = (max(max(-low, high).item() for low, high in (t.detach().aminmax() for t in ts)) for ts in ([z], a, b))
     degree = max(len(a) - 1, len(b))
     try:
         return max(p, q, 1.0) * max(x, 1.0) ** degree * degree < 2.0**60

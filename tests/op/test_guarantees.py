@@ -258,7 +258,10 @@ def test_a_compiled_module_takes_any_batch_without_compiling_again(device, compi
     for x, got in zip(inputs, results):
         for g, w in zip(got, step(module, x)):
             assert g.dtype == w.dtype
-            close(g, w)
+            if autocast:  # a compiler may leave out that a value was rounded to 16 bits on its way
+                assert (g - w).float().norm() < 0.01 * w.float().norm()
+            else:
+                close(g, w)
 
 
 def test_new_batches_make_no_new_graphs(device, compiled_afresh):
@@ -780,12 +783,14 @@ def judge_ddp(parallel, alone):
 
 def under_fsdp(rank):
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor import init_device_mesh
 
     from flashkat_lite.distributed import shard_tables
 
     model, x, target = model_and_data()
     alone = gradients_of(copy.deepcopy(model), x.flatten(0, 1), target.flatten(0, 1))
-    plain = fully_shard(copy.deepcopy(model))
+    mesh = init_device_mesh("cpu", (2,))  # also where there is a GPU
+    plain = fully_shard(copy.deepcopy(model), mesh=mesh)
     found = {"float32": gradients_of(plain, x[rank], target[rank]), "alone": alone}
 
     dtypes = []
@@ -795,8 +800,8 @@ def under_fsdp(rank):
         mixed.fc1.to(built_in), mixed.fc2.to(built_in)
         for act in (mixed.act1, mixed.act2):
             act.register_forward_hook(lambda act, inputs, y: dtypes.append((y.dtype, act.numerator.dtype)))
-        shard_tables(mixed)
-        fully_shard(mixed, mp_policy=policy)
+        shard_tables(mixed, mesh=mesh)
+        fully_shard(mixed, mesh=mesh, mp_policy=policy)
         found[name] = gradients_of(mixed, x[rank], target[rank].bfloat16())
     return found | {"dtypes": dtypes}
 

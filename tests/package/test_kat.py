@@ -375,13 +375,15 @@ def shard(_, rank, address):
     """FSDP2 from the meta device, then a published file into what is sharded: (the start, y, y of what was loaded)."""
     from torch.distributed.checkpoint import state_dict as distributed_state
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import init_device_mesh
 
     limit = datetime.timedelta(seconds=60)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
     with torch.device("meta"):
         model = nn.Sequential(GRKAN(16, 32, shared="numerator"), GRKAN(16, 32))
+    mesh = init_device_mesh("cpu", (2,))  # also where there is a GPU
     for module in (*model, model):
-        fully_shard(module)
+        fully_shard(module, mesh=mesh)
     model.to_empty(device="cpu")
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
