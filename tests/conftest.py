@@ -1,5 +1,6 @@
 """What folders of tests share. Imports neither torch nor Triton: tests/kernels sets the interpreter up first."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -17,6 +18,24 @@ def pytest_runtest_setup(item):
             pytest.skip("needs a CUDA device")
 
 
+# Half a minute each or more; begun first, so that none is left alone at the end.
+SLOW = ("test_it_runs_and_every_exercise", "test_page[", "test_the_life_of_a_build", "test_a_class_of_all_kinds")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Gives each worker its share of the slow tests before the rest: worksteal hands out equal runs of a list."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    slow = [item for item in items if item.name.startswith(SLOW)]
+    quick = iter([item for item in items if not item.name.startswith(SLOW)])
+    given = []
+    for worker in range(workers):
+        share = (len(items) - len(given)) // (workers - worker)
+        first = slow[worker::workers][:share]
+        given += [*first, *itertools.islice(quick, share - len(first))]
+    items[:] = [*given, *(item for item in slow if item not in given), *quick]
+
+
 @pytest.fixture(scope="session")
 def root():
     """The repository."""
@@ -28,7 +47,8 @@ def environment(tmp_path_factory):
     """The environment in which chapters run."""
     from tools.notebooks import execute
 
-    return execute.environment(tmp_path_factory.mktemp("environment"))
+    fonts = tmp_path_factory.getbasetemp().parent / "matplotlib"  # one cache of them for all workers
+    return execute.environment(tmp_path_factory.mktemp("environment")) | {"MPLCONFIGDIR": str(fonts)}
 
 
 @pytest.fixture

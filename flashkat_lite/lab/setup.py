@@ -1,5 +1,6 @@
 """Where kernels run: chosen when this is imported, before Triton is."""
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -8,6 +9,7 @@ from typing import TypeVar
 import torch
 from IPython.display import HTML, display
 
+from flashkat_lite._interpreter import quicken
 from flashkat_lite._torch import interpreted
 
 T = TypeVar("T")
@@ -36,6 +38,8 @@ def _set_up() -> None:
         note("No CUDA device, and Triton was imported before <code>flashkat_lite.lab</code>: restart the kernel.")
     else:
         os.environ["TRITON_INTERPRET"] = "1"
+        with contextlib.suppress(ImportError):  # of a Triton that does not load: what needs it will say so
+            quicken()
         note("No CUDA device: kernels run in Triton's interpreter, at small sizes; timings are recorded ones.")
 
 

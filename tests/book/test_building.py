@@ -68,41 +68,42 @@ class Sample:
         nbformat.write(chapter(title, mystnb), str(self.root / "chapters" / "01_one.ipynb"))
 
 
-@pytest.fixture
-def sample(tmp_path, build_book, html):
-    """Made after the real book was built, whose vendored scripts it takes."""
-    return Sample(tmp_path, build_book)
+def test_the_life_of_a_build(tmp_path, build_book, html, ascii_locale, browser, serve, subtests):
+    """In a clone below folders that are left out where they lie within it, and under a locale without UTF-8.
 
-
-def test_a_chapter_in_the_browser(sample, browser, serve):
-    sample.write()
-    done = sample.build()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == str(sample.html / "index.html")
-    text = (sample.html / "chapters" / "01_one.html").read_text(encoding="utf-8")
-    assert 'aria-label="A bar"' in text
-    assert "Fig. 1" in text
-    assert "fill: var(--fk-blue, #0072b2)" in text
-    vendored = (sample.html / "vendor").exists()
-    with visit(browser, serve(sample.html), "chapters/01_one", "dark", vendored=vendored) as (tab, faults):
-        faults += tab.evaluate(FAULTS)
-        assert "Frame 0" in tab.evaluate(FRAMES)
-        assert move_sliders(tab) == []
-        assert "Frame 1" in tab.evaluate(FRAMES)
-    assert not faults
-
-
-def test_a_second_build_does_nothing_until_something_changes(tmp_path, build_book, html, ascii_locale):
-    """In a clone below folders that are left out where they lie within it, and under a locale without UTF-8."""
+    Made after the real book was built, whose vendored scripts it takes; one clone for the time that builds take.
+    """
     sample = Sample(tmp_path.joinpath(*LEFT_OUT, "clone"), build_book, environ=ascii_locale)
     sample.write()
     done = sample.build()
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^[1-9]\d* pages", done.stdout, re.MULTILINE)
-    assert "Nothing has changed" in sample.build().stdout
-    sample.write(title="1. Another title")
-    sample.build()
-    assert "Another title" in (sample.html / "book" / "references.html").read_text(encoding="utf-8")
+    assert done.stdout.splitlines()[-1] == str(sample.html / "index.html")
+    with subtests.test("a chapter's figure has its description, its number and the page's colours"):
+        text = (sample.html / "chapters" / "01_one.html").read_text(encoding="utf-8")
+        assert 'aria-label="A bar"' in text
+        assert "Fig. 1" in text
+        assert "fill: var(--fk-blue, #0072b2)" in text
+    with subtests.test("a chapter in the browser"):
+        vendored = (sample.html / "vendor").exists()
+        with visit(browser, serve(sample.html), "chapters/01_one", "dark", vendored=vendored) as (tab, faults):
+            faults += tab.evaluate(FAULTS)
+            assert "Frame 0" in tab.evaluate(FRAMES)
+            assert move_sliders(tab) == []
+            assert "Frame 1" in tab.evaluate(FRAMES)
+        assert not faults
+    with subtests.test("a second build does nothing until something changes"):
+        assert "Nothing has changed" in sample.build().stdout
+        sample.write(title="1. Another title")
+        sample.build()
+        assert "Another title" in (sample.html / "book" / "references.html").read_text(encoding="utf-8")
+    with subtests.test("a figure without alternative text stops the build"):
+        sample.write(mystnb={"figure": FIGURE["figure"]})
+        done = sample.build()
+        assert done.returncode != 0
+        assert "no alternative text" in done.stdout
+        assert len(done.stdout.splitlines()) < 10
+        assert not (sample.html / ".built").exists()
 
 
 @pytest.mark.parametrize("parent", LEFT_OUT)
@@ -114,12 +115,3 @@ def test_pages_depend_on_the_same_files_wherever_the_clone_lies(parent, tmp_path
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).touch()
     assert [path.relative_to(there) for path in build.inputs(there)] == here
-
-
-def test_a_figure_without_alternative_text_stops_the_build(sample):
-    sample.write(mystnb={"figure": FIGURE["figure"]})
-    done = sample.build()
-    assert done.returncode != 0
-    assert "no alternative text" in done.stdout
-    assert len(done.stdout.splitlines()) < 10
-    assert not (sample.html / ".built").exists()

@@ -6,6 +6,10 @@ from tools import notebooks
 from tools.notebooks import execute, stamp
 
 FACTS = {"gpu": "NVIDIA H200", "driver": "580.1", "versions": {"torch": "2.11.0", "triton": "3.6.0"}}
+ADDRESS = """import os
+from importlib.util import find_spec
+assert find_spec("flashkat_lite") and "TRITON_INTERPRET" not in os.environ
+object()"""
 WIDGETS = """import ipywidgets as w
 slider = w.IntSlider(max=1)
 box = w.Stack([w.HTML("<b>1</b>"), w.HTML("<b>2</b>")], selected_index=0)
@@ -34,7 +38,7 @@ def test_a_chapter_that_passes_is_kept_stamped_and_repeatable(house, notebook, c
         "01_first",
         notebook(
             code("import sys\nprint('out')\nprint('err', file=sys.stderr)\nprint('more')", "streams"),
-            code("import flashkat_lite, os\nassert 'TRITON_INTERPRET' not in os.environ\nobject()", "address"),
+            code(ADDRESS, "address"),
             code(WIDGETS, "widgets"),
             code("1 / 0", "check", "check", "skip-execution"),
         ),

@@ -65,10 +65,13 @@ def test_other_shapes_and_the_sweep_run_in_the_interpreter():
         import json, torch
         from tools.measure import sweep
         from flashkat_lite.bench import shapes
+        if not torch.cuda.is_available():
+            from flashkat_lite._interpreter import quicken
+            quicken()
         sweep.FORWARD, sweep.BACKWARD = [(64, 2)], [(64, 1, 2, 1)]
         shapes.GROUPS, shapes.SHAPES = 2, shapes.SHAPES[::4]
-        found = sweep.sweep(9, 48, torch.float32, 0.01)
-        print("\\n" + json.dumps([shapes.other_shapes(9, (torch.float32,), 0.01), found]))
+        found = sweep.sweep(3, 48, torch.float32, 0.001)
+        print("\\n" + json.dumps([shapes.other_shapes(3, (torch.float32,), 0.001), found]))
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
@@ -134,7 +137,10 @@ def test_the_ladder_verifies_then_times_every_rung(tmp_path):
     code = """if True:
         import json, torch
         from flashkat_lite.bench import ladder
-        data = ladder.ladder(20, (24,), (torch.float32, torch.bfloat16), 0.01, False)
+        if not torch.cuda.is_available():
+            from flashkat_lite._interpreter import quicken
+            quicken()
+        data = ladder.ladder(5, (24,), (torch.float32, torch.bfloat16), 0.001, False)
         print("\\n" + json.dumps(data))
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
@@ -146,7 +152,7 @@ def test_the_ladder_verifies_then_times_every_rung(tmp_path):
     assert {("float32", f"backward_{name}") for name in ops.BACKWARDS} <= timed
     assert ("bfloat16", "backward_atomic") not in timed and ("bfloat16", "backward_block") in timed
     by_what = {line["what"]: line for line in results if line["dtype"] == "float32"}
-    assert by_what["forward"]["bytes"] == 2 * 20 * 24 * 4 and by_what["gelu_backward"]["bytes"] == 3 * 20 * 24 * 4
+    assert by_what["forward"]["bytes"] == 2 * 5 * 24 * 4 and by_what["gelu_backward"]["bytes"] == 3 * 5 * 24 * 4
     for what, limit in {"forward": "copy", "eager_backward": "add"}.items():
         share = by_what[limit]["ms"] / by_what[what]["ms"]
         assert by_what[what]["fraction_of_limit"] == pytest.approx(share)
