@@ -158,7 +158,6 @@ EAGER = {rung: _eager(rung) for rung in BACKWARDS}
 # The registered ops.
 
 
-
 def namespace(package: str) -> str:
     """Return the ops' namespace: the name that the package was imported under, "flashkat_lite" or a copy's.
 

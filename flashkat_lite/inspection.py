@@ -149,7 +149,7 @@ class _Compiler:
     def __init__(self, environment: dict[str, str]):
         self.settings, self.owner = _settings(environment), os.getpid()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close()
-        command = console.python("inspection", "serve()")
+        command = console.python("inspection", "_serve()")
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, encoding="utf-8")
         self.process = subprocess.Popen(command, env=environment, **pipes)
 
@@ -310,8 +310,7 @@ def _disassemble(cubin: bytes) -> tuple[int, int, str]:
     return registers, stack + local, sass
 
 
-def serve() -> None:
-    """Compile what lines of JSON on the standard input ask for, until it ends: the other side of `_Compiler`."""
+def _serve() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what a kernel's module prints is no answer
     for line in sys.stdin:
         try:

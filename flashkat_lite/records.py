@@ -105,6 +105,7 @@ def fresh_path(experiment: str) -> Path:
 
 
 def read(path: Path) -> Record:
+    """Return the record in a JSON file."""
     return Record(**json.loads(path.read_text(encoding="utf-8")))
 
 

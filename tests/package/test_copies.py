@@ -1,16 +1,16 @@
 """Copies of the package under other names, as the Hugging Face Hub loads kernels: alone, and beside one another."""
 
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
 from flashkat_lite import _torch
+from tools import hub
 
 CODE = """
-import importlib.util, pkgutil, sys
+import importlib.util, pkgutil, shutil, sys
 from pathlib import Path
 
 import torch
@@ -36,7 +36,10 @@ def use(package):
     return {str(node.target) for node in traced.nodes if "rational" in str(node.target)}
 
 sys.modules["flashkat_lite"] = None  # an import that is not relative fails
+before = {module.partition(".")[0] for module in sys.modules}
 hub = load("_flashkat_lite_cpu_0a1b2c3", sys.argv[1])
+new = {module.partition(".")[0] for module in sys.modules} - before - sys.stdlib_module_names
+assert new == {hub.__name__}, "the Hub lets a kernel import PyTorch, Triton and itself"
 for module in pkgutil.walk_packages(hub.__path__, hub.__name__ + "."):
     if module.name.rpartition(".")[2] != "__main__" and (HAS_TRITON or ".kernels" not in module.name):
         importlib.import_module(module.name)
@@ -50,6 +53,7 @@ if HAS_TRITON:
 del sys.modules["flashkat_lite"]
 import flashkat_lite
 sys.path.insert(0, sys.argv[2])
+shutil.copytree(sys.argv[1], Path(sys.argv[2], "vendored", "flashkat_lite"))
 vendored = importlib.import_module("vendored.flashkat_lite")
 if HAS_TRITON:
     importlib.import_module("vendored.flashkat_lite.doctor").check_interpreter()
@@ -60,8 +64,8 @@ assert isinstance(hub.GRKAN(8), hub.GRKAN) and not isinstance(hub.GRKAN(8), flas
 
 
 def test_copies_under_other_names_work_alone_and_beside_the_package_each_with_ops_of_its_own(root, tmp_path):
-    folder = tmp_path / "vendored" / "flashkat_lite"
-    shutil.copytree(root / "flashkat_lite", folder, ignore=shutil.ignore_patterns("lab", "__pycache__"))
+    hub.lay_out(tmp_path / "hub", {})
+    folder = tmp_path / "hub" / "torch-ext" / "flashkat_lite"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "-c", CODE, str(folder), str(tmp_path)]
