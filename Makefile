@@ -18,7 +18,7 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 given = $(if $(filter command,$(origin $1)),$($1))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
 
-.PHONY: help book serve test mutants lint execute bench compare record lab student grade colab wheelhouse wheel release-check \
+.PHONY: help book serve test mutants lint execute bench compare record lab student grade colab wheelhouse wheel hub release-check \
   release-files publish anew
 
 help:  ## this list
@@ -81,6 +81,9 @@ release-check: $(READY)  ## fails where a chapter is stale or was not executed o
 wheel: $(READY)  ## the package's wheel and source archive, in dist
 	@rm -rf dist flashkat_lite.egg-info
 	@"$(PY)" -m build --no-isolation .
+
+hub: $(READY)  ## the source of a kernel for the Hugging Face Hub, in _build/hub
+	@"$(PY)" book/tools hub
 
 release-files: book student wheel  ## what a release attaches, in dist: site, students' notebooks, package
 	@tar -czf "dist/flashkat-site-$(VERSION).tar.gz" -C _build html

@@ -4,19 +4,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import bench, console, doctor
+from . import bench, console, doctor, records
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m flashkat_lite", description=__doc__)
+    """Run `doctor` or `bench` as a command line asks; return the exit status."""
+    in_clone = records.in_clone()
+    parser = argparse.ArgumentParser(prog=console.COMMAND, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("doctor", help="what this machine can run, and what to do about what it cannot")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument(
-        "--optional", action="store_true", help="only what is missing of what `make test` can do without"
-    )
+    only = "only what is missing of what `make test` can do without"
+    command.add_argument("--optional", action="store_true", help=only if in_clone else argparse.SUPPRESS)
     command = commands.add_parser("bench", help="measure every kernel against the limits; needs a GPU, 3 minutes")
-    command.add_argument("--out", type=Path, metavar="FILE", help="default: _build/records/<gpu>/ladder.json")
+    default = "default: _build/records/<gpu>/ladder.json" if in_clone else "where to write the record"
+    command.add_argument("--out", type=Path, metavar="FILE", help=default)
     command.add_argument("--quick", action="store_true", help="D = 768 in float32, without torch.compile: 20 seconds")
     options = parser.parse_args(arguments)
     if options.command == "doctor":

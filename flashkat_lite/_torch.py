@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,7 +157,19 @@ EAGER = {rung: _eager(rung) for rung in BACKWARDS}
 
 # The registered ops.
 
-NAMESPACE = "flashkat_lite"
+
+def namespace(package: str) -> str:
+    """Return the ops' namespace: the name that the package was imported under, "flashkat_lite" or a copy's.
+
+    So copies may be loaded side by side. Names of the Hugging Face Hub's kernels hold a hash of their build. A name
+    that is no identifier becomes one, with a hash of its own.
+    """
+    if package.isidentifier():
+        return package
+    return re.sub(r"\W|^(?=\d)", "_", package) + "_" + hashlib.sha256(package.encode()).hexdigest()[:8]
+
+
+NAMESPACE = namespace(__package__)
 rational_op = torch.library.custom_op(f"{NAMESPACE}::rational", _forward, mutates_args=())
 rational_backward_op = torch.library.custom_op(f"{NAMESPACE}::rational_backward", _backward, mutates_args=())
 OPS = getattr(torch.ops, NAMESPACE)

@@ -21,6 +21,8 @@ from torch.nn import functional
 
 from .reference import horner
 
+__all__ = ["fit", "initial", "max_error", "second_moment"]
+
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "silu": functional.silu,

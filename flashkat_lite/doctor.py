@@ -3,16 +3,16 @@
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from . import hardware, ops
+from . import console, hardware, ops, records
 from .reference import rational_gradients, rational_reference
 from .testing import check_kernels, random_inputs
 
@@ -54,10 +54,11 @@ def findings() -> Iterator[Finding]:
     yield _triton(versions["triton"])
     yield _outcome("reference", check_reference, "agrees with autograd", "the package cannot run: reinstall PyTorch")
     yield from _gpu(hardware.device(), versions["triton"])
-    yield _ncu()
-    yield _tool("make", "install it (Debian: apt install make) or run the Makefile's commands by hand")
-    yield _tool("npm", NPM_ADVICE)
-    yield _chromium()
+    if records.in_clone():
+        yield _ncu()
+        yield _tool("make", "install it (Debian: apt install make) or run the Makefile's commands by hand")
+        yield _tool("npm", NPM_ADVICE)
+        yield _chromium()
 
 
 def _torch(version: str) -> Finding:
@@ -71,7 +72,8 @@ def _triton(version: str | None) -> Finding:
         return Finding("Triton", "ok", version)
     if platform.system() == "Linux":
         return Finding("Triton", "missing", "not installed", "pip install 'triton>=3.6'; until then the reference runs")
-    advice = "nothing to do: the reference and the pages work; for kernels use Linux, WSL 2 or a hosted notebook"
+    works = "the reference and the pages work" if records.in_clone() else "the reference works"
+    advice = f"nothing to do: {works}; for kernels use Linux, WSL 2 or a hosted notebook"
     return Finding("Triton", "missing", f"there is none for {platform.system()}", advice)
 
 
@@ -80,6 +82,8 @@ def _outcome(name: str, check: Callable[[], object], value: str, advice: str) ->
         check()
     except Exception as error:
         first_line = str(error).strip().split("\n")[0]
+        missing = re.search(r"No module named '(\w+)", first_line)
+        advice = f"pip install {missing[1]}" if missing else advice
         return Finding(name, "broken", f"{type(error).__name__}: {first_line}", advice)
     return Finding(name, "ok", value)
 
@@ -99,9 +103,9 @@ def kernels_agree() -> None:
 
 def check_interpreter() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
-    code = "from flashkat_lite.doctor import kernels_agree; kernels_agree()"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
+    command = console.python("doctor", "kernels_agree()")
+    answer = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     if answer.returncode:
         raise RuntimeError(answer.stderr.strip().split("\n")[-1])
 
@@ -110,7 +114,9 @@ def _gpu(facts: hardware.Device | None, triton: str | None) -> Iterator[Finding]
     if facts is None:
         yield Finding("GPU", "missing", *_why_no_gpu())
         if triton:
-            advice = "chapters need it here: make test shows the error in full"
+            advice = "report it with the output of doctor --json; the reference still runs"
+            if records.in_clone():
+                advice = "chapters need it here: make test shows the error in full"
             yield _outcome("interpreter", check_interpreter, "runs the kernels, and they agree", advice)
         return
     yield Finding("GPU", "ok", facts.name)
@@ -124,7 +130,8 @@ def _gpu(facts: hardware.Device | None, triton: str | None) -> Iterator[Finding]
 
 
 def _why_no_gpu() -> tuple[str, str]:
-    without = "without it, kernels run in Triton's interpreter, and timings are recorded ones"
+    without = "without it, kernels run in Triton's interpreter"
+    without += ", and timings are recorded ones" if records.in_clone() else " where TRITON_INTERPRET=1 is set"
     if shutil.which("nvidia-smi") is None:
         return "none", f"nothing to do on a laptop: {without}"
     if torch.version.cuda is None:
@@ -186,7 +193,8 @@ def _chromium() -> Finding:
 
 
 def optional_tools() -> Iterator[Finding]:
-    """What `make test` can do without, where it is missing: the browser, npm, Triton."""
-    for finding in (_chromium(), _tool("npm", NPM_ADVICE), _triton(hardware.versions()["triton"])):
+    """What is missing of what a clone's `make test` can do without, the browser and npm, and of Triton."""
+    of_clone = (_chromium(), _tool("npm", NPM_ADVICE)) if records.in_clone() else ()
+    for finding in (*of_clone, _triton(hardware.versions()["triton"])):
         if finding.status != "ok":
             yield finding

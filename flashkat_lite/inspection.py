@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import console
+
 ELEMENTS = ("x_ptr", "dy_ptr", "y_ptr", "dx_ptr")  # pointers that follow the activation's dtype; the rest are float32
 AMD_FACTS = ("vgpr_count", "private_segment_fixed_size")
 CORES = os.cpu_count() or 1
@@ -147,7 +149,7 @@ class _Compiler:
     def __init__(self, environment: dict[str, str]):
         self.settings, self.owner = _settings(environment), os.getpid()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close()
-        command = [sys.executable, "-m", "flashkat_lite.inspection"]
+        command = console.python("inspection", "_serve()")
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, encoding="utf-8")
         self.process = subprocess.Popen(command, env=environment, **pipes)
 
@@ -267,7 +269,7 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
     capability = job["capability"]
     amd = isinstance(capability, str)
     if amd:
-        from flashkat_lite.kernels import polynomial
+        from .kernels import polynomial
 
         polynomial.FAST = polynomial.tl.constexpr(False)
     compiled = triton.compile(
@@ -316,7 +318,3 @@ def _serve() -> None:
         except Exception:
             answer = {"error": traceback.format_exc()}
         print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    _serve()

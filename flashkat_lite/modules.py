@@ -13,6 +13,8 @@ from torch import Tensor, fx, nn
 from . import coefficients
 from .ops import BACKWARDS, DEFAULT_BACKWARD, rational
 
+__all__ = ["GRKAN", "GroupRational", "second_moment", "table_parameters"]
+
 # Names of the two tables in checkpoints: ours and PAU's, KAT's, FlashKAT's.
 TABLE_NAMES = (("numerator", "weight_numerator", "numerator_v"), ("denominator", "weight_denominator", "denominator_v"))
 SHARED = {None: (False, False), "numerator": (True, False), "denominator": (False, True), "both": (True, True)}

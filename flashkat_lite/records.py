@@ -85,9 +85,14 @@ def make(experiment: str, *, title: str, command: str, data: Any, gpus: int = 1)
     return Record(experiment=experiment, title=title, command=command, data=data, live=True, **provenance)
 
 
+def in_clone() -> bool:
+    """Return whether this package lies in the book's repository, where `make`, tests and pages are."""
+    return (REPOSITORY / "Makefile").is_file() and (REPOSITORY / "book" / "data").is_dir()
+
+
 def root() -> Path:
     """Return the book's repository, the folder that holds this package and book/data; MissingRecord outside of it."""
-    if not (REPOSITORY / "book").is_dir():
+    if not in_clone():
         raise MissingRecord(
             f"{REPOSITORY} holds no book/data. Clone the book's repository and install with `pip install -e .`"
         )
@@ -100,6 +105,7 @@ def fresh_path(experiment: str) -> Path:
 
 
 def read(path: Path) -> Record:
+    """Return the record in a JSON file."""
     return Record(**json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -23,6 +23,7 @@ TINY = {torch.float32: 2.0**-126, torch.float16: 2.0**-24, torch.bfloat16: 2.0**
 
 
 def default_device() -> str:
+    """Return "cuda" where PyTorch finds a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+import docstrings
 import tinycss2
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -484,6 +485,7 @@ def setup(app):
     app.connect("html-page-context", defer_scripts)
     app.connect("build-finished", write_sitemap)
     app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
+    docstrings.setup(app)
     app.add_directive("interactive", InteractiveFigure)
     app.add_directive("chapters", Chapters)
     app.add_post_transform(Motions)

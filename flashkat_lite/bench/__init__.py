@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
-from .. import hardware, records
+from .. import console, hardware, records
 from . import ladder, shapes
-from .host import host_cost
 from .ladder import DTYPES, ROWS, WIDTHS
 
 
 def bench(out: Path | None, quick: bool) -> int:
     """Measure the ladder, print it, write its record. 2 where that cannot be done here."""
     if hardware.device() is None:
-        print("bench needs a CUDA device, and there is none here: `python -m flashkat_lite doctor` says why.")
+        print(f"bench needs a CUDA device, and there is none here: `{console.COMMAND} doctor` says why.")
         return 2
     if out is None and not quick:
         try:
@@ -22,7 +21,7 @@ def bench(out: Path | None, quick: bool) -> int:
     record = records.make(
         "ladder",
         title="Every kernel against the limits",
-        command="python -m flashkat_lite bench" + (" --quick" if quick else ""),
+        command=f"{console.COMMAND} bench" + (" --quick" if quick else ""),
         data=ladder.ladder(ROWS, (768,), DTYPES[:1], 0.2, False) if quick else full_bench(),
     )
     if out:
@@ -39,6 +38,8 @@ def full_bench() -> dict[str, object]:
 
 def other_measurements(measured: dict[str, object]) -> dict[str, object]:
     """Compare with GELU, measure other shapes, a small batch, memory and bounds; print them and return them."""
+    from .host import host_cost  # late: `python -m` runs that module itself
+
     print("\nOther shapes, a small batch, memory", flush=True)
     data = {
         "pairs": shapes.pairs(measured["results"]),

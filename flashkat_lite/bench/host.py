@@ -12,7 +12,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from .. import hardware
+from .. import console, hardware
 from .._torch import KERNEL_SOURCES, rational_op
 from ..ops import DEFAULT_BACKWARD, rational
 from ..testing import random_inputs
@@ -35,6 +35,7 @@ def host_cost(
     degrees: tuple[int, int] = (5, 4),
     rounds: int = 100,
     calls: int = 20,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> dict[str, object]:
     """Microseconds of the host for one eager forward and backward pass in float32, launches included, ready for JSON.
 
@@ -42,7 +43,7 @@ def host_cost(
     torch.autograd.Function with rational's inputs that allocates its results and launches nothing: what PyTorch asks
     for any such function. "ratio" is rational's median over GELU's. In each of `rounds` rounds each function is called
     `calls` times without waiting for the GPU, which is idle at the start: its queue must be able to hold them. Without
-    a GPU the CPU's work counts too.
+    a GPU the CPU's work counts too. progress: called with the number of rounds that are done, after each.
     """
     _, x, a, b = random_inputs(math.prod(shape[:-1]), shape[-1], groups, degrees)
     x, a, b = (t.requires_grad_() for t in (x.view(shape), a, b))
@@ -56,9 +57,10 @@ def host_cost(
     for function in functions.values():
         _call(function, 2 * calls, x)
     times = {name: [] for name in functions}
-    for _ in range(rounds):
+    for done in range(1, rounds + 1):
         for name, function in functions.items():
             times[name].append(_call(function, calls, x))
+        progress(done)
     microseconds = {name: asdict(hardware.summary(elapsed)) for name, elapsed in times.items()}
     return {
         "shape": list(shape),
@@ -83,8 +85,25 @@ def _call(function: Callable[[], object], calls: int, x: Tensor) -> float:
     return elapsed / calls * 1e6
 
 
-if __name__ == "__main__":
-    cost = host_cost()
+def main() -> None:
+    """Print `host_cost`, on a CPU at a size where its own work is small; tell how far it is."""
+    rounds = 100
+    size = {"shape": (8, 197, 768)} if hardware.device() else {"shape": (8, 16), "calls": 5}
+    print(f"float32, x {list(size['shape'])}: {rounds} rounds of {size.get('calls', 20)} calls")
+    if not hardware.device():
+        torch.set_num_threads(1)
+        print("No GPU here: the CPU's own work counts too. x is small, so that it is a little of the whole.")
+    step = rounds // 10
+    cost = host_cost(
+        **size,
+        rounds=rounds,
+        progress=lambda done: done % step or print(f"  {done} of {rounds} rounds", flush=True),
+    )
     for name, timing in cost["microseconds"].items():
         print(f"{name:<12} {timing['median']:6.1f} µs  ({timing['low']:.1f} to {timing['high']:.1f})")
     print(f"rational takes {cost['ratio']:.2f} times GELU's")
+
+
+if __name__ == "__main__":
+    console.prepare()
+    main()

@@ -6,8 +6,9 @@ import hashlib
 import pytest
 import yaml
 
+from tools.address import repository
 from tools.site import vendor
-from tools.site.build import effective_config, repository, site
+from tools.site.build import effective_config, site
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from cases import make
 from triton import knobs
 
 from flashkat_lite import _torch, ops, rational
+from flashkat_lite.bench import host
 from flashkat_lite.bench.host import host_cost
 from flashkat_lite.kernels import launch as launching
 
@@ -90,3 +91,14 @@ def test_on_a_gpu_the_launches_cost_the_host_little_beside_pytorch_s_own_part():
     median = {name: timing["median"] for name, timing in host_cost()["microseconds"].items()}
     assert median["rational"] < 2.5 * median["empty"], median
     assert median["rational"] < median["rational_op"], median
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what happens without a GPU")
+def test_on_a_cpu_the_command_says_what_counts_how_far_it_is_and_ends_soon(monkeypatch, capsys, one_thread):
+    sizes = []
+    monkeypatch.setattr(host, "_call", lambda function, calls, x: sizes.append(calls * x.numel()) or 1.0)
+    host.main()
+    printed = capsys.readouterr().out
+    assert "No GPU here: the CPU's own work counts" in printed and "50 of 100 rounds" in printed
+    assert "rational takes 1.00 times GELU's" in printed
+    assert sum(sizes) < 1_000_000, "elements in all: seconds; the shape for a GPU would have 2 billion"

@@ -10,7 +10,7 @@ import sys
 import nbformat
 
 from .. import notebooks
-from ..site.build import repository
+from ..address import branch, repository
 
 CELL = """# On Colab, once: clone the book and install its package. Elsewhere this does nothing.
 import importlib.util
@@ -29,7 +29,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("flashkat_lite") i
 def address(environ=os.environ):
     """The repository's address and branch, as `make book` knows them; None without an address."""
     found = repository(environ)
-    return found and (found, environ.get("REPO_BRANCH") or environ.get("GITHUB_REF_NAME") or "main")
+    return found and (found, branch(environ))
 
 
 def with_cell(notebook, address, branch):
@@ -46,7 +46,9 @@ def with_cell(notebook, address, branch):
 def main():
     where = address()
     if not where:
-        sys.exit("Say where the repository is: make colab REPO_URL=https://github.com/owner/name")
+        sys.exit(
+            "Say where the repository is, in pyproject.toml or by make colab REPO_URL=https://github.com/owner/name"
+        )
     for path in notebooks.select([]):
         notebooks.write(with_cell(notebooks.read(path), *where), path)
     print(f"The chapters begin with a cell that clones {where[0]}, branch {where[1]}.")

@@ -1,7 +1,7 @@
 """Build the pages: `make book`. Executes nothing, warns about nothing, asks no third party where npm is at hand.
 
-The effective configuration is _config.yml plus what depends on the machine: vendored scripts, and, where REPO_URL (an
-address) or GITHUB_REPOSITORY (owner/name) says what the repository's address is, the links that need one.
+The effective configuration is _config.yml plus what depends on the machine: vendored scripts, and, where the
+repository's address is known (../address.py), the links that need one.
 """
 
 import copy
@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from .. import notebooks
+from ..address import branch, repository
 from ..notebooks.status import write_status_page
 from ..paths import BUILD, ROOT
 from .records_page import write_records_page
@@ -32,17 +33,9 @@ INPUTS = (
     "_toc.yml",
     "book",
     "chapters",
-    "flashkat_lite/lab/interactive",
+    "flashkat_lite",
 )
 NO_INPUTS = ("__pycache__", ".ipynb_checkpoints", "data")
-
-
-def repository(environ: Mapping[str, str]) -> str | None:
-    """The repository's public address, without a slash or .git at its end; None where nothing says one."""
-    address = environ.get("REPO_URL")
-    if not address and environ.get("GITHUB_REPOSITORY"):
-        address = f"{environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{environ['GITHUB_REPOSITORY']}"
-    return address.strip().rstrip("/").removesuffix(".git") if address else None
 
 
 def site(address: str, environ: Mapping[str, str]) -> str:
@@ -70,8 +63,7 @@ def effective_config(base: dict, environ: Mapping[str, str], vendored: bool) -> 
         }
     address = repository(environ)
     if address:
-        branch = environ.get("REPO_BRANCH") or environ.get("GITHUB_REF_NAME") or "main"
-        config["repository"] = {"url": address, "branch": branch}
+        config["repository"] = {"url": address, "branch": branch(environ)}
         config["html"] |= {
             "use_repository_button": True,
             "use_issues_button": True,
