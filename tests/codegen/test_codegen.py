@@ -119,7 +119,8 @@ def label(value):
 
 @pytest.mark.parametrize(("name", "dtype", "degrees", "width"), CASES, ids=label)
 def test_no_spill_wide_loads_and_few_atomics(name, dtype, degrees, width):
-    capabilities = CAPABILITIES if (degrees, width) == ((5, 4), 96) else PAPERS_AND_NEWEST
+    all_of_them = (degrees, width) == ((5, 4), 96) and name in ("block", "stationary")  # which have sums to spill
+    capabilities = CAPABILITIES if all_of_them else PAPERS_AND_NEWEST
     reports = inspect_many([request(name, dtype, degrees, width, capability) for capability in capabilities])
     assert {r.capability: r.spills for r in reports if r.spills} == {}, "bytes spilled, by compute capability"
     constexprs = request(name, dtype, degrees, width, 90)["constexprs"]
