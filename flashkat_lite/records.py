@@ -92,7 +92,7 @@ def in_clone() -> bool:
 
 def root() -> Path:
     """Return the book's repository, the folder that holds this package and book/data; MissingRecord outside of it."""
-    if not in_clone():
+    if not (REPOSITORY / "book").is_dir():
         raise MissingRecord(
             f"{REPOSITORY} holds no book/data. Clone the book's repository and install with `pip install -e .`"
         )
