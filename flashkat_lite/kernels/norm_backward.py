@@ -24,13 +24,21 @@ from .launch import BoundLaunch, cached_per_shape
 from .layout import (
     empty_group_sums,
     multiprocessors,
-    next_power_of_two,
     row_layout,
     sum_shared_groups,
     table_stride,
     to_2d,
 )
-from .norm_forward import NO_TABLE, block_and_warps, constants, load_columns, own_vectors, programs_of, row_sums
+from .norm_forward import (
+    NO_TABLE,
+    block_and_warps,
+    constants,
+    load_columns,
+    own_columns,
+    programs_of,
+    row_sums,
+    vectors_of,
+)
 from .polynomial import load_coefficients, magnitudes, to_float32
 
 PASSES_PER_FLUSH = 64  # rows of a position whose sums start at zero, and then join what the program found before
@@ -64,12 +72,12 @@ def norm_backward_kernel(
     MASKED: tl.constexpr = LANES * CHUNKS != SEGMENTS * SEGMENT
     OF_BIAS: tl.constexpr = D if BIAS else 0
     lane = tl.arange(0, BLOCK) % LANES
-    vec = tl.arange(0, VECTOR)[None, :]
-    vectors, inside = own_vectors(lane, CHUNKS, SEGMENT, SEGMENTS, SEGMENT_LANES)
+    STEP: tl.constexpr = SEGMENT_LANES * VECTOR
+    vector, inside = own_columns(lane, CHUNKS, SEGMENT, SEGMENTS, SEGMENT_LANES)
     group = tl.minimum(lane // SEGMENT_LANES, SEGMENTS - 1)
-    weight = load_columns(weight_ptr, vectors, inside, VECTOR)
+    weight = load_columns(weight_ptr, vector, inside, VECTOR, CHUNKS, SEGMENT_LANES)
     if BIAS:
-        bias = load_columns(bias_ptr, vectors, inside, VECTOR)
+        bias = load_columns(bias_ptr, vector, inside, VECTOR, CHUNKS, SEGMENT_LANES)
     a = load_coefficients(a_ptr + group * a_stride, M1)
     b = magnitudes(load_coefficients(b_ptr + group * b_stride, N))
 
@@ -86,6 +94,8 @@ def norm_backward_kernel(
         sums_b = zeros(N, BLOCK)
         for tile in tl.range(start, tl.minimum(start + step * PASSES_PER_FLUSH, tiles), step, num_stages=STAGES):
             row = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, BLOCK) // LANES
+            x_ptrs = vectors_of(x_ptr, row, x_stride, vector, VECTOR)
+            dz_ptrs = vectors_of(dz_ptr, row, dz_stride, vector, VECTOR)
             rstd = tl.load(rstd_ptr + row, mask=row < rows, other=0.0)[:, None]
             if CENTRED:
                 mean = tl.load(mean_ptr + row, mask=row < rows, other=0.0)[:, None]
@@ -99,10 +109,8 @@ def norm_backward_kernel(
             along_ex = tl.zeros([BLOCK, VECTOR], tl.float32)
             for k in tl.static_range(CHUNKS):
                 mask = ((row < rows) & inside[k] if MASKED else row < rows)[:, None]
-                x_offs = (row * x_stride + vectors[k])[:, None] * VECTOR + vec
-                dz_offs = (row * dz_stride + vectors[k])[:, None] * VECTOR + vec
-                x = to_float32(tl.load(x_ptr + x_offs, mask=mask, other=0.0))
-                dy = to_float32(tl.load(dz_ptr + dz_offs, mask=mask, other=0.0))
+                x = to_float32(tl.load(x_ptrs + k * STEP, mask=mask, other=0.0))
+                dy = to_float32(tl.load(dz_ptrs + k * STEP, mask=mask, other=0.0))
                 if CENTRED:
                     x = x - mean
                 x = x * rstd
@@ -141,6 +149,11 @@ def norm_backward_kernel(
             else:
                 of_ex = tl.reshape(row_sums(of_ex[:, None], LANES), [BLOCK])
             minus_mean_ex = of_ex[:, None] * (-1.0 / D)
+            dx_ptrs = vectors_of(dx_ptr, row, D // VECTOR, vector, VECTOR)
+            if DSUM:
+                dsum_ptrs = vectors_of(dsum_ptr, row, dsum_stride, vector, VECTOR)
+            if DBRANCH:
+                dbranch_ptrs = vectors_of(dbranch_ptr, row, D // VECTOR, vector, VECTOR)
             for k in tl.static_range(CHUNKS):
                 mask = ((row < rows) & inside[k] if MASKED else row < rows)[:, None]
                 e = es[k]
@@ -148,25 +161,23 @@ def norm_backward_kernel(
                     e = e - mean_e
                 dx = tl.fma(xs[k], minus_mean_ex, e) * rstd
                 if DSUM:
-                    dsum_offs = (row * dsum_stride + vectors[k])[:, None] * VECTOR + vec
-                    dx += to_float32(tl.load(dsum_ptr + dsum_offs, mask=mask, other=0.0))
-                dx_offs = (row * (D // VECTOR) + vectors[k])[:, None] * VECTOR + vec
-                tl.store(dx_ptr + dx_offs, dx, mask=mask)
+                    dx += to_float32(tl.load(dsum_ptrs + k * STEP, mask=mask, other=0.0))
+                tl.store(dx_ptrs + k * STEP, dx, mask=mask)
                 if DBRANCH:
-                    tl.store(dbranch_ptr + dx_offs, dx, mask=mask)
+                    tl.store(dbranch_ptrs + k * STEP, dx, mask=mask)
 
         # To memory now and then: sums that start at zero round on small numbers, and no registers hold the totals.
         first = start == program
         tl.debug_barrier()  # another thread may have stored what this one adds to
         found = partial_ptr + tl.cast(program, tl.int64) * (D + OF_BIAS + (M1 + N) * SEGMENTS)
+        vector_of_row, own = own_columns(tl.arange(0, LANES), CHUNKS, SEGMENT, SEGMENTS, SEGMENT_LANES)
+        found_ptrs = vectors_of(found, 0, 0, vector_of_row, VECTOR)
         for k in tl.static_range(CHUNKS):
-            of_row = tl.arange(0, LANES)
-            place = k * SEGMENT_LANES + of_row % SEGMENT_LANES
-            own = ((place < SEGMENT) & (of_row // SEGMENT_LANES < SEGMENTS))[:, None]
-            offs = (of_row // SEGMENT_LANES * SEGMENT + place)[:, None] * VECTOR + vec
-            add_to(found + offs, tl.sum(tl.reshape(dweight[k], [ROWS, LANES, VECTOR]), 0), own, first)
+            of_weight = tl.sum(tl.reshape(dweight[k], [ROWS, LANES, VECTOR]), 0)
+            add_to(found_ptrs + k * STEP, of_weight, own[k][:, None], first)
             if BIAS:
-                add_to(found + D + offs, tl.sum(tl.reshape(dbias[k], [ROWS, LANES, VECTOR]), 0), own, first)
+                of_bias = tl.sum(tl.reshape(dbias[k], [ROWS, LANES, VECTOR]), 0)
+                add_to(found_ptrs + D + k * STEP, of_bias, own[k][:, None], first)
         of_group = tl.arange(0, LANES // SEGMENT_LANES)
         sums = sums_a + sums_b
         for i in tl.static_range(M1 + N):
@@ -217,7 +228,7 @@ def launch_config(
     dtypes: tuple[torch.dtype | None, ...], a_shape: tuple[int, int], b_shape: tuple[int, int],
     table_strides: tuple[int, int], centred: bool,
 ) -> tuple[BoundLaunch, tuple[int, int], BoundLaunch]:  # fmt: skip
-    """Return both launches, and the shape of what lies between; strides: of dz, x and dsum, dtypes: of the parameters."""
+    """Return both launches, and the shape of what lies between; strides: of dz, x and dsum; dtypes: of parameters."""
     columns, rows = int(shape[-1]), math.prod(shape[:-1])
     m1, n, groups = a_shape[1], b_shape[1], max(a_shape[0], b_shape[0])
     vector, chunks, warps, on_multiprocessor, stages = size or launch_size(columns, x_dtype.itemsize)
@@ -237,7 +248,7 @@ def launch_config(
     last = BoundLaunch(
         norm_sums_kernel, (triton.cdiv(sums, of_program), 1), (programs, table_strides[1]),
         D=columns, BIAS=has_bias, SEGMENTS=groups, M1=m1, N=n,
-        COLUMNS=of_program, TILE=next_power_of_two(4) if INTERPRETED else 256, num_warps=8,
+        COLUMNS=of_program, TILE=4 if INTERPRETED else 256, num_warps=8,
     )  # fmt: skip
     return main, (programs, sums), last
 
@@ -265,10 +276,9 @@ def norm_backward(
     """
     rational, tables = numerator is not None, (numerator, denominator)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    absent = torch.empty(0, dtype=torch.float32, device=x.device)
-    dbranch = absent if branch_dtype is None else torch.empty(x.shape, dtype=branch_dtype, device=x.device)
+    dbranch = torch.empty(0 if branch_dtype is None else x.shape, dtype=branch_dtype or x.dtype, device=x.device)
     if x.numel() == 0:
-        return dx, dbranch, *(absent if t is None else torch.zeros_like(t) for t in (weight, bias, *tables))
+        return dx, dbranch, *(x.new_zeros(0) if t is None else torch.zeros_like(t) for t in (weight, bias, *tables))
     dz, x, dsum = (t if t is None or t.is_contiguous() else to_2d(t) for t in (dz, x, dsum))
     columns = x.shape[-1]
     strides = tuple(columns if t is None or t.is_contiguous() else t.stride(0) for t in (dz, x, dsum))
@@ -286,9 +296,9 @@ def norm_backward(
         mean if mean.numel() else rstd, rstd, dx, rstd if branch_dtype is None else dbranch, partial,
     )  # fmt: skip
     dweight = torch.empty_like(weight)
-    dbias = absent if bias is None else torch.empty_like(bias)
+    dbias = x.new_empty(0) if bias is None else torch.empty_like(bias)
     groups = max(t.shape[0] for t in tables) if rational else 1
-    da, db = (empty_group_sums(t, groups) for t in tables) if rational else (absent, absent)
+    da, db = (empty_group_sums(t, groups) if rational else x.new_empty(0) for t in tables)
     last(partial, b, *(t if t.numel() else weight for t in (dweight, dbias, da, db)))
     if rational:
         da, db = sum_shared_groups(da, numerator), sum_shared_groups(db, denominator)

@@ -15,15 +15,7 @@ from torch import Tensor
 
 from . import INTERPRETED
 from .launch import BoundLaunch, cached_per_shape
-from .layout import (
-    RowLayout,
-    group_count,
-    multiprocessors,
-    next_power_of_two,
-    row_layout,
-    table_stride,
-    to_2d,
-)
+from .layout import RowLayout, multiprocessors, row_layout, table_stride, to_2d
 from .polynomial import horner, load_coefficients, magnitudes, reciprocal, to_float32
 
 
@@ -36,25 +28,35 @@ def row_sums(x, LANES: tl.constexpr):
 
 
 @triton.jit
-def load_columns(pointer, vectors, masks, VECTOR: tl.constexpr):
+def own_columns(lane, CHUNKS: tl.constexpr, SEGMENT: tl.constexpr, SEGMENTS: tl.constexpr,
+                SEGMENT_LANES: tl.constexpr):  # fmt: skip
+    """The columns that a position owns, as `RowLayout` has them: its first vector, and which of them there are.
+
+    Vector k begins k · SEGMENT_LANES · VECTOR columns later, a constant, which costs no register.
+    """
+    place = lane % SEGMENT_LANES
+    segment = lane // SEGMENT_LANES
+    inside = ()
+    for k in tl.static_range(CHUNKS):
+        inside = inside + ((k * SEGMENT_LANES + place < SEGMENT) & (segment < SEGMENTS),)
+    return segment * SEGMENT + place, inside
+
+
+@triton.jit
+def load_columns(pointer, vector, inside, VECTOR: tl.constexpr, CHUNKS: tl.constexpr, SEGMENT_LANES: tl.constexpr):
     """Each position's part of a vector [columns], float32: a tuple of [BLOCK, VECTOR]."""
+    pointers = (pointer + vector * VECTOR)[:, None] + tl.arange(0, VECTOR)[None, :]
     parts = ()
-    for k in tl.static_range(len(vectors)):
-        offsets = vectors[k][:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
-        parts = parts + (tl.load(pointer + offsets, mask=masks[k][:, None], other=0.0).to(tl.float32),)
+    for k in tl.static_range(CHUNKS):
+        part = tl.load(pointers + k * SEGMENT_LANES * VECTOR, mask=inside[k][:, None], other=0.0)
+        parts = parts + (part.to(tl.float32),)
     return parts
 
 
 @triton.jit
-def own_vectors(lane, CHUNKS: tl.constexpr, SEGMENT: tl.constexpr, SEGMENTS: tl.constexpr, SEGMENT_LANES: tl.constexpr):
-    """The vectors of a row that a position owns, as `RowLayout` has them, and whether there is such a vector."""
-    vectors = ()
-    inside = ()
-    for k in tl.static_range(CHUNKS):
-        place = k * SEGMENT_LANES + lane % SEGMENT_LANES
-        vectors = vectors + (lane // SEGMENT_LANES * SEGMENT + place,)
-        inside = inside + ((place < SEGMENT) & (lane // SEGMENT_LANES < SEGMENTS),)
-    return vectors, inside
+def vectors_of(pointer, row, stride, vector, VECTOR: tl.constexpr):
+    """Pointers to the first vector of each position in its row, [BLOCK, VECTOR]."""
+    return (pointer + (row * stride + vector) * VECTOR)[:, None] + tl.arange(0, VECTOR)[None, :]
 
 
 @triton.jit(do_not_specialize=["rows", "x_stride", "branch_stride"])
@@ -66,37 +68,40 @@ def norm_forward_kernel(
     VECTOR: tl.constexpr, CHUNKS: tl.constexpr, SEGMENT: tl.constexpr, SEGMENTS: tl.constexpr,
     SEGMENT_LANES: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """z [rows, D], mean and rstd [rows]; with BRANCH also x + branch. Strides of rows in vectors, of tables in elements.
+    """z [rows, D], mean and rstd [rows]; with BRANCH also x + branch.
 
+    Strides of rows are in vectors, those of tables in elements.
     BLOCK positions are BLOCK / LANES rows. M1 = 0: no rational function. Without CENTRED no mean: RMSNorm.
     """
     ROWS: tl.constexpr = BLOCK // LANES
     D: tl.constexpr = SEGMENTS * SEGMENT * VECTOR
     MASKED: tl.constexpr = LANES * CHUNKS != SEGMENTS * SEGMENT
     lane = tl.arange(0, BLOCK) % LANES
-    vec = tl.arange(0, VECTOR)[None, :]
-    vectors, inside = own_vectors(lane, CHUNKS, SEGMENT, SEGMENTS, SEGMENT_LANES)
+    STEP: tl.constexpr = SEGMENT_LANES * VECTOR
+    vector, inside = own_columns(lane, CHUNKS, SEGMENT, SEGMENTS, SEGMENT_LANES)
     group = tl.minimum(lane // SEGMENT_LANES, SEGMENTS - 1)
-    weight = load_columns(weight_ptr, vectors, inside, VECTOR)
+    weight = load_columns(weight_ptr, vector, inside, VECTOR, CHUNKS, SEGMENT_LANES)
     if BIAS:
-        bias = load_columns(bias_ptr, vectors, inside, VECTOR)
+        bias = load_columns(bias_ptr, vector, inside, VECTOR, CHUNKS, SEGMENT_LANES)
     a = load_coefficients((a_ptr + group * a_stride)[:, None], M1)
     b = magnitudes(load_coefficients((b_ptr + group * b_stride)[:, None], N))
 
     for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):
         row = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, BLOCK) // LANES
+        x_ptrs = vectors_of(x_ptr, row, x_stride, vector, VECTOR)
+        z_ptrs = vectors_of(z_ptr, row, D // VECTOR, vector, VECTOR)
+        if BRANCH:
+            branch_ptrs = vectors_of(branch_ptr, row, branch_stride, vector, VECTOR)
+            sum_ptrs = vectors_of(sum_ptr, row, D // VECTOR, vector, VECTOR)
         xs = ()
         total = tl.zeros([BLOCK, VECTOR], tl.float32)
         for k in tl.static_range(CHUNKS):
             mask = ((row < rows) & inside[k] if MASKED else row < rows)[:, None]
-            x_offs = (row * x_stride + vectors[k])[:, None] * VECTOR + vec
-            x = to_float32(tl.load(x_ptr + x_offs, mask=mask, other=0.0))
+            x = to_float32(tl.load(x_ptrs + k * STEP, mask=mask, other=0.0))
             if BRANCH:
-                branch_offs = (row * branch_stride + vectors[k])[:, None] * VECTOR + vec
-                x += to_float32(tl.load(branch_ptr + branch_offs, mask=mask, other=0.0))
+                x += to_float32(tl.load(branch_ptrs + k * STEP, mask=mask, other=0.0))
                 stored = x.to(sum_ptr.dtype.element_ty)
-                sum_offs = (row * (D // VECTOR) + vectors[k])[:, None] * VECTOR + vec
-                tl.store(sum_ptr + sum_offs, stored, mask=mask)
+                tl.store(sum_ptrs + k * STEP, stored, mask=mask)
                 x = stored.to(tl.float32)  # what the backward pass will read
             xs = xs + (x,)
             total += x
@@ -123,7 +128,7 @@ def norm_forward_kernel(
             if M1 > 0:
                 y = horner(y, a) * reciprocal(horner(tl.abs(y), (1.0,) + b))
             mask = ((row < rows) & inside[k] if MASKED else row < rows)[:, None]
-            tl.store(z_ptr + (row * (D // VECTOR) + vectors[k])[:, None] * VECTOR + vec, y, mask=mask)
+            tl.store(z_ptrs + k * STEP, y, mask=mask)
         first = (lane == 0) & (row < rows)
         if CENTRED:
             tl.store(mean_ptr + row, tl.reshape(mean, [BLOCK]), mask=first)
@@ -162,8 +167,8 @@ def launch_size(columns: int, x_bytes: int) -> tuple[int, int, int, int, int]:
 def launch_config(
     shape: tuple[int, ...], size: tuple[int, int, int, int, int] | None, device: torch.device,
     x_stride: int, x_dtype: torch.dtype, branch_stride: int, branch_dtype: torch.dtype | None,
-    dtypes: tuple[torch.dtype | None, ...], a_shape: tuple[int, int], b_shape: tuple[int, int], strides: tuple[int, int],
-    centred: bool, eps: float,
+    dtypes: tuple[torch.dtype | None, ...], a_shape: tuple[int, int], b_shape: tuple[int, int],
+    table_strides: tuple[int, int], centred: bool, eps: float,
 ) -> BoundLaunch:  # fmt: skip
     """Return the launch; dtypes: of weight, bias (None: there is none), both tables and z."""
     columns, rows = int(shape[-1]), math.prod(shape[:-1])
@@ -175,7 +180,7 @@ def launch_config(
     programs = programs_of(tiles, on_multiprocessor * multiprocessors(device)) if on_multiprocessor else tiles
     return BoundLaunch(
         norm_forward_kernel, (programs, 1),
-        (rows, x_stride // layout.vector, branch_stride // layout.vector, *strides),
+        (rows, x_stride // layout.vector, branch_stride // layout.vector, *table_strides),
         M1=a_shape[1], N=b_shape[1], EPS=eps, CENTRED=centred, BIAS=dtypes[1] is not None,
         BRANCH=branch_dtype is not None, **constants(layout, block), STAGES=stages, num_warps=warps,
     )  # fmt: skip
