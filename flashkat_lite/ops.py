@@ -91,7 +91,7 @@ def norm_rational(
     tensors = x, weight, bias, numerator, denominator, branch
     options = dict(norm=norm, eps=eps, dtype=dtype)
     given = [t for t in tensors if t is not None]
-    eager = can_bypass_dispatcher(*given)
+    eager = weight is not None and can_bypass_dispatcher(*given)
     if not eager:
         names = dict(x=x, weight=weight, bias=bias, numerator=numerator, denominator=denominator, branch=branch)
         optional = {name: t for name, t in names.items() if t is not None or name in ("x", "weight")}

@@ -42,14 +42,16 @@ from .norm_forward import (
 from .polynomial import load_coefficients, magnitudes, to_float32
 
 PASSES_PER_FLUSH = 64  # rows of a position whose sums start at zero, and then join what the program found before
+SUMS_OF_A_PROGRAM = 4096 if INTERPRETED else 16  # of the second launch
 PARTIAL_BYTES = 16_000_000  # of what programs found, at most
 
 
 @triton.jit
 def add_to(pointer, value, mask, first):
     """Add to what this program stored there, or start it."""
-    before = tl.load(pointer, mask=mask & (first == 0), other=0.0)
-    tl.store(pointer, before + value, mask=mask)
+    if first == 0:
+        value += tl.load(pointer, mask=mask, other=0.0)
+    tl.store(pointer, value, mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows", "dz_stride", "x_stride", "dsum_stride"])
@@ -216,8 +218,11 @@ def norm_sums_kernel(
 
 
 def launch_size(columns: int, x_bytes: int) -> tuple[int, int, int, int, int]:
-    """Return (columns in a vector, chunks, warps, programs on a multiprocessor, STAGES), as `norm_forward` has them."""
-    return 16 // x_bytes, 0, 4, 4, 2
+    """Return (columns in a vector, chunks, warps, programs on a multiprocessor, STAGES), as `norm_forward` has them.
+
+    Vectors of four: with 24 columns a position, the compiler needs every register that there is.
+    """
+    return 4, 0, 4, 3, 2
 
 
 @cached_per_shape
@@ -244,11 +249,10 @@ def launch_config(
         M1=m1, N=n, CENTRED=centred, BIAS=has_bias, DSUM=dsum_dtype is not None, DBRANCH=branch_dtype is not None,
         **constants(layout, block), STAGES=stages, PASSES_PER_FLUSH=PASSES_PER_FLUSH, num_warps=warps,
     )  # fmt: skip
-    of_program = 2048 if INTERPRETED else 16
     last = BoundLaunch(
-        norm_sums_kernel, (triton.cdiv(sums, of_program), 1), (programs, table_strides[1]),
+        norm_sums_kernel, (triton.cdiv(sums, SUMS_OF_A_PROGRAM), 1), (programs, table_strides[1]),
         D=columns, BIAS=has_bias, SEGMENTS=groups, M1=m1, N=n,
-        COLUMNS=of_program, TILE=4 if INTERPRETED else 256, num_warps=8,
+        COLUMNS=SUMS_OF_A_PROGRAM, TILE=4 if INTERPRETED else 256, num_warps=8,
     )  # fmt: skip
     return main, (programs, sums), last
 
