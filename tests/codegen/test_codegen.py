@@ -157,7 +157,6 @@ NORM_CASES = (
     ("norm_backward", "fp32", 768, True, CAPABILITIES),
     ("norm_forward", "bf16", 192, True, (90,)),
     ("norm_backward", "bf16", 384, False, (90,)),
-    ("norm_backward", "fp32", 192, False, (90,)),
 )
 
 
