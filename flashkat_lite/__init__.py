@@ -7,10 +7,10 @@ import importlib
 from types import ModuleType
 
 from .modules import GRKAN, GroupRational, table_parameters
-from .ops import rational
+from .ops import norm_rational, rational
 
 __version__ = "0.2.0"
-__all__ = ["GRKAN", "GroupRational", "rational", "table_parameters"]
+__all__ = ["GRKAN", "GroupRational", "norm_rational", "rational", "table_parameters"]
 
 
 def __getattr__(name: str) -> ModuleType:

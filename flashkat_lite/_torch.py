@@ -1,4 +1,4 @@
-"""How PyTorch sees `rational`: two registered ops, an eager way past the dispatcher, and the rules of torch.func.
+"""How PyTorch sees `rational` and `norm_rational`: registered ops, an eager way past the dispatcher, and torch.func.
 
 A registered op is what compilers, tracers, modes and `torch.func` see. It costs more host time than the whole of a
 small GELU, so eager code on plain tensors goes through `EagerRational`, which calls the same launchers.
@@ -20,7 +20,12 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.library import CustomOpDef
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from .reference import rational_closed_form, rational_gradients
+from .reference import (
+    norm_rational_closed_form,
+    norm_rational_gradients,
+    rational_closed_form,
+    rational_gradients,
+)
 
 PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -46,10 +51,11 @@ def _launcher(module: str) -> Callable:
     def imported() -> Callable:
         return getattr(importlib.import_module(f".kernels.{module}", __package__), module)
 
-    return lambda *tensors: imported()(*tensors)
+    return lambda *tensors, **options: imported()(*tensors, **options)
 
 
 _launch_forward = _launcher("forward")
+_launch_norm_forward, _launch_norm_backward = _launcher("norm_forward"), _launcher("norm_backward")
 # Each (grad_output, x, numerator, denominator) -> (dx, dnumerator, ddenominator).
 BACKWARDS = {name: _launcher(f"backward_{name}") for name in ("atomic", "block", "stationary")}
 
@@ -66,16 +72,17 @@ def _use_kernels(x: Tensor) -> bool:
     return (x.is_cuda or interpreted()) and x.dtype != torch.float64
 
 
-def _launch(launcher: Callable, x: Tensor, numerator: Tensor, denominator: Tensor, *before: Tensor):
-    """Call launcher(*before, x, tables) with tables whose rows are contiguous, where x's device is the current one."""
-    if not (numerator.is_contiguous() or numerator.stride(1) == 1):
-        numerator = numerator.contiguous()
-    if not (denominator.is_contiguous() or denominator.stride(1) == 1):
-        denominator = denominator.contiguous()
-    if x.is_cuda and x.get_device() != torch.cuda.current_device():
-        with torch.cuda.device_of(x):
-            return launcher(*before, x, numerator, denominator)
-    return launcher(*before, x, numerator, denominator)
+def _launch(launcher: Callable, device: Tensor, *tensors: Tensor | None, **options):
+    """Call launcher(*tensors) where `device`'s device is the current one."""
+    if device.is_cuda and device.get_device() != torch.cuda.current_device():
+        with torch.cuda.device_of(device):
+            return launcher(*tensors, **options)
+    return launcher(*tensors, **options)
+
+
+def _rows(table: Tensor | None) -> Tensor | None:
+    """Return a table, or a vector, whose rows are contiguous."""
+    return table if table is None or table.is_contiguous() or table.stride(-1) == 1 else table.contiguous()
 
 
 def _own(result: Tensor) -> Tensor:
@@ -86,7 +93,7 @@ def _own(result: Tensor) -> Tensor:
 def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, backward: str, sources: str) -> Tensor:
     if not _use_kernels(x):
         return _own(rational_closed_form(x, numerator, denominator))
-    return _launch(_launch_forward, x, numerator, denominator)
+    return _launch(_launch_forward, x, x, _rows(numerator), _rows(denominator))
 
 
 def _backward(
@@ -95,7 +102,57 @@ def _backward(
     if not _use_kernels(x):
         dx, da, db = rational_gradients(grad_output, x, numerator, denominator)
         return _own(dx), da, db
-    return _launch(BACKWARDS[backward], x, numerator, denominator, grad_output)
+    return _launch(BACKWARDS[backward], x, grad_output, x, _rows(numerator), _rows(denominator))
+
+
+def _norm_forward(
+    x: Tensor,
+    branch: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    numerator: Tensor | None,
+    denominator: Tensor | None,
+    rms: bool,
+    eps: float,
+    dtype: torch.dtype,
+    sources: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if not _use_kernels(x):
+        options = dict(rms=rms, eps=eps, dtype=dtype)
+        found = norm_rational_closed_form(x, branch, weight, bias, numerator, denominator, **options)
+        return tuple(map(_own, found))
+    parameters = map(_rows, (weight, bias, numerator, denominator))
+    return _launch(_launch_norm_forward, x, x, branch, *parameters, centred=not rms, eps=eps, dtype=dtype)
+
+
+def _norm_backward(
+    dz: Tensor,
+    dsum: Tensor | None,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    numerator: Tensor | None,
+    denominator: Tensor | None,
+    rms: bool,
+    eps: float,
+    branch_dtype: torch.dtype | None,
+    sources: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dx, dx in branch_dtype, and the parameters' gradients: what is not there, or not asked for, is empty."""
+    parameters = weight, bias, numerator, denominator
+    if not _use_kernels(x):
+        found = norm_gradients(dz, dsum, x, *parameters, rms, eps, branch_dtype)
+        return tuple(map(_own, found))
+    tensors = dz, dsum, x, mean, rstd, *map(_rows, parameters)
+    return _launch(_launch_norm_backward, x, *tensors, branch_dtype=branch_dtype)
+
+
+def norm_gradients(dz, dsum, x, weight, bias, numerator, denominator, rms, eps, branch_dtype):
+    gradients = norm_rational_gradients(dz, dsum, x, weight, bias, numerator, denominator, rms=rms, eps=eps)
+    dx, *of_parameters = (x.new_empty(0) if g is None else g for g in gradients)
+    return dx, x.new_empty(0) if branch_dtype is None else dx.to(branch_dtype), *of_parameters
 
 
 # The eager way.
@@ -155,6 +212,25 @@ def _eager(rung: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 EAGER = {rung: _eager(rung) for rung in BACKWARDS}
 
 
+class EagerNormRational(torch.autograd.Function):
+    """`norm_rational_op` without PyTorch's dispatcher."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        found = _norm_forward(*arguments, KERNEL_SOURCES)
+        _save_norm(ctx, (*arguments, KERNEL_SOURCES), found)
+        ctx.set_materialize_grads(False)
+        return found
+
+    @staticmethod
+    def backward(ctx, dz, dsum, *of_statistics):
+        return _first_derivative_of_norm(ctx, dz, dsum)[:-1]
+
+
+EagerNormRational._backward_cls.apply = EagerNormRational.backward
+eager_norm_rational = super(torch.autograd.Function, EagerNormRational).apply
+
+
 # The registered ops.
 
 
@@ -172,6 +248,10 @@ def namespace(package: str) -> str:
 NAMESPACE = namespace(__package__)
 rational_op = torch.library.custom_op(f"{NAMESPACE}::rational", _forward, mutates_args=())
 rational_backward_op = torch.library.custom_op(f"{NAMESPACE}::rational_backward", _backward, mutates_args=())
+norm_rational_op = torch.library.custom_op(f"{NAMESPACE}::norm_rational", _norm_forward, mutates_args=())
+norm_rational_backward_op = torch.library.custom_op(
+    f"{NAMESPACE}::norm_rational_backward", _norm_backward, mutates_args=()
+)
 OPS = getattr(torch.ops, NAMESPACE)
 
 
@@ -187,17 +267,34 @@ def _(grad_output, x, numerator, denominator, backward, sources):
     return x.new_empty(x.shape), numerator.new_empty(numerator.shape), denominator.new_empty(denominator.shape)
 
 
-def _trace_through(op: CustomOpDef, function: Callable) -> None:
+@norm_rational_op.register_fake
+def _(x, branch, weight, bias, numerator, denominator, rms, eps, dtype, sources):
+    rows = math.prod(x.shape[:-1])
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean, rstd = (x.new_empty(n, dtype=wide) for n in (0 if rms else rows, rows))
+    total = x.new_empty(0) if branch is None else x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, branch.dtype))
+    return x.new_empty(x.shape, dtype=dtype), total, mean, rstd
+
+
+@norm_rational_backward_op.register_fake
+def _(dz, dsum, x, mean, rstd, weight, bias, numerator, denominator, rms, eps, branch_dtype, sources):
+    dbranch = x.new_empty(0 if branch_dtype is None else x.shape, dtype=branch_dtype or x.dtype)
+    of_parameters = (
+        x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (weight, bias, numerator, denominator)
+    )
+    return x.new_empty(x.shape), dbranch, *of_parameters
+
+
+def _trace_through(op: CustomOpDef, function: Callable, opaque_kernels: Callable[[tuple], bool]) -> None:
     """Let torch.compile trace into the op: it launches our kernels itself, in a fraction of the op's host time.
 
     Where kernels do not run, as on a CPU, it compiles the reference. For kernels it is what `torch.library.triton_op`
     does; that would import Triton when the op is registered, before `flashkat_lite.lab` can choose the interpreter.
+    opaque_kernels: whether a call of the op, by its arguments, stays one.
     """
 
     def traced(mode, opaque, types, arguments, keywords):
-        x, rung = arguments[-5], arguments[-2]
-        opaque_kernels = _use_kernels(x) and (rung != "stationary" or interpreted())
-        if opaque_kernels or torch.compiler.is_exporting():
+        if opaque_kernels(arguments) or torch.compiler.is_exporting():
             return mode.__torch_dispatch__(opaque, types, arguments, keywords)
         with mode:
             return function(*arguments)
@@ -205,8 +302,19 @@ def _trace_through(op: CustomOpDef, function: Callable) -> None:
     op.register_torch_dispatch(FunctionalTensorMode, traced)
 
 
-_trace_through(rational_op, _forward)
-_trace_through(rational_backward_op, _backward)
+def _opaque_rational(arguments: tuple) -> bool:
+    x, rung = arguments[-5], arguments[-2]
+    return _use_kernels(x) and (rung != "stationary" or interpreted())
+
+
+def _opaque_norm(arguments: tuple) -> bool:
+    return _use_kernels(arguments[0]) and interpreted()
+
+
+_trace_through(rational_op, _forward, _opaque_rational)
+_trace_through(rational_backward_op, _backward, _opaque_rational)
+_trace_through(norm_rational_op, _norm_forward, _opaque_norm)
+_trace_through(norm_rational_backward_op, _norm_backward, _opaque_norm)
 
 
 # What learns of the ops late, since importing it would take a second, or import Triton.
@@ -304,36 +412,87 @@ def _vmap_backward(info, in_dims, grad_output, x, numerator, denominator, backwa
     return tuple(gradients), (0, 0, 0)
 
 
-rational_op.register_autograd(_first_derivative, setup_context=_save)
-rational_backward_op.register_autograd(_second_derivative, setup_context=_save)
-rational_op.register_vmap(_vmap)
-rational_backward_op.register_vmap(_vmap_backward)
+def _registered(op: CustomOpDef, save: Callable, derivative: Callable, vmap_rule: Callable | None = None) -> Callable:
+    """Register an op's derivative and vmap rule, by default to call it for each sample. Return what calls it.
+
+    torch.func.grad in eager code does not take a registered op's autograd formula, but an autograd.Function's.
+    """
+
+    def registered(*arguments):
+        _meet_modes()
+        return (Functorch.apply if _under_functorch() else op)(*arguments)
+
+    def one_by_one(info, in_dims, *arguments):
+        def sample(i):
+            return [t if dim is None else t.select(dim, i) for t, dim in zip(arguments, in_dims)]
+
+        results = tuple(map(torch.stack, zip(*(registered(*sample(i)) for i in range(info.batch_size)))))
+        return results, (0,) * len(results)
+
+    vmap_rule = vmap_rule or one_by_one
+
+    class Functorch(torch.autograd.Function):
+        setup_context, backward, vmap = map(staticmethod, (save, derivative, vmap_rule))
+
+        @staticmethod
+        def forward(*arguments):
+            return op(*arguments)
+
+    op.register_autograd(derivative, setup_context=save)
+    op.register_vmap(vmap_rule)
+    return registered
 
 
-# torch.func.grad in eager code does not take a registered op's autograd formula, but an autograd.Function's.
+registered_rational = _registered(rational_op, _save, _first_derivative, _vmap)
+registered_backward = _registered(rational_backward_op, _save, _second_derivative, _vmap_backward)
 
 
-class _FunctorchRational(torch.autograd.Function):
-    setup_context, backward, vmap = map(staticmethod, (_save, _first_derivative, _vmap))
-
-    @staticmethod
-    def forward(*arguments):
-        return rational_op(*arguments)
+# The same of the norm. Of its four results, z and x + branch have derivatives.
 
 
-class _FunctorchBackward(torch.autograd.Function):
-    setup_context, backward, vmap = map(staticmethod, (_save, _second_derivative, _vmap_backward))
-
-    @staticmethod
-    def forward(*arguments):
-        return rational_backward_op(*arguments)
-
-
-def registered_rational(*arguments) -> Tensor:
-    _meet_modes()
-    return (_FunctorchRational.apply if _under_functorch() else rational_op)(*arguments)
+def _save_norm(ctx, inputs, output):
+    x, branch, *parameters, ctx.rms, ctx.eps, _, ctx.sources = inputs
+    _, total, mean, rstd = output
+    ctx.dtypes = x.dtype, None if branch is None else branch.dtype
+    ctx.save_for_backward(x if branch is None else total, mean, rstd, *parameters)
+    ctx.mark_non_differentiable(mean, rstd, *([total] if branch is None else []))
 
 
-def registered_backward(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    _meet_modes()
-    return (_FunctorchBackward.apply if _under_functorch() else rational_backward_op)(*arguments)
+def _first_derivative_of_norm(ctx, dz, dsum, *of_statistics):
+    x, *saved = ctx.saved_tensors
+    of_x, of_branch = ctx.dtypes
+    if of_branch is None:
+        dsum = None
+    if dz is None:  # x + branch alone was used
+        dz = torch.zeros_like(x)
+    also = of_branch if of_branch not in (None, x.dtype) else None
+    tensors = [t for t in (dz, dsum, x, *saved) if t is not None]
+    eager = not torch.is_grad_enabled() and can_bypass_dispatcher(*tensors)
+    function = _norm_backward if eager else registered_norm_backward
+    dx, dbranch, *gradients = function(dz, dsum, x, *saved, ctx.rms, ctx.eps, also, ctx.sources)
+    gradients = [None if t is None else g for t, g in zip(saved[2:], gradients)]
+    return dx.to(of_x), None if of_branch is None else dbranch if also else dx, *gradients, *[None] * 4
+
+
+def _save_norm_gradients(ctx, inputs, output):
+    *tensors, ctx.rms, ctx.eps, ctx.branch_dtype, _ = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _second_derivative_of_norm(ctx, *grads):
+    """As `_second_derivative`; mean and 1/σ are functions of x there."""
+    inputs = list(ctx.saved_tensors)
+    own = [i for i, t in enumerate(inputs) if t is not None and i not in (3, 4)]
+
+    def gradients(*tensors):
+        for i, t in zip(own, tensors):
+            inputs[i] = t
+        return norm_gradients(*inputs[:3], *inputs[5:], ctx.rms, ctx.eps, ctx.branch_dtype)
+
+    _, vjp = torch.func.vjp(gradients, *(inputs[i] for i in own))
+    found = dict(zip(own, vjp(grads)))
+    return *(found.get(i) for i in range(len(inputs))), *[None] * 4
+
+
+registered_norm = _registered(norm_rational_op, _save_norm, _first_derivative_of_norm)
+registered_norm_backward = _registered(norm_rational_backward_op, _save_norm_gradients, _second_derivative_of_norm)

@@ -314,6 +314,24 @@ def published_order(names: Iterable[str]) -> list[str]:
     return [names[i] for *_, i in sorted(places)]
 
 
+# Norms in front of the MLP, which GRKAN(norm="layer") takes into itself.
+
+
+def absorbed(state: Mapping[str, Tensor], norm: str = "norm2", mlp: str = "mlp") -> dict[str, Tensor]:
+    """Return a state dict of blocks with their own norm, …norm2.weight, as one of blocks whose GRKAN has it.
+
+    norm and mlp: the two children's names in a block. Norms beside other MLPs keep their names.
+    """
+    prefixes = {name.partition(f"{mlp}.act1.")[0] for name in state if f"{mlp}.act1." in name}
+    names = {f"{p}{norm}.{leaf}": f"{p}{mlp}.prenorm.{leaf}" for p in prefixes for leaf in ("weight", "bias")}
+    return {names.get(name, name): tensor for name, tensor in state.items()}
+
+
+def released(state: Mapping[str, Tensor], norm: str = "norm2", mlp: str = "mlp") -> dict[str, Tensor]:
+    """Return the state dict that `absorbed` made another of."""
+    return {re.sub(rf"(^|\.){re.escape(mlp)}\.prenorm\.", rf"\g<1>{norm}.", name): t for name, t in state.items()}
+
+
 # Optimizers. Their state dicts know parameters by their place alone.
 
 

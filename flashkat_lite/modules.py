@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from . import coefficients
-from .ops import BACKWARDS, DEFAULT_BACKWARD, rational
+from .ops import BACKWARDS, DEFAULT_BACKWARD, NORMS, norm_rational, rational
 
 __all__ = ["GRKAN", "GroupRational", "second_moment", "table_parameters"]
 
@@ -176,12 +176,39 @@ def apply_rational(
 fx.wrap("apply_rational")  # a symbolic trace holds the call, since shapes are not known yet
 
 
+class LayerNorm(nn.LayerNorm):
+    """PyTorch's, over one dimension and with a weight, by `norm_rational`'s kernels: the same parameters and results.
+
+    Under autocast it returns the autocast dtype, where PyTorch's returns float32. With a branch it returns the norm of
+    x + branch, and that sum.
+    """
+
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        return norm_rational(x, self.weight, self.bias, eps=self.eps, branch=branch)
+
+
+def make_norm(norm: str, features: int, eps: float, **factory) -> nn.Module:
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of None, {', '.join(map(repr, NORMS))}, not {norm!r}")
+    return (nn.LayerNorm if norm == "layer" else nn.RMSNorm)(features, eps=eps, **factory)
+
+
 class GRKAN(nn.Module):
     """The MLP of a transformer block as a group-rational KAN: rational, linear, rational, linear.
 
-    x [..., in_features] → act1 (starts as the identity) → dropout → fc1 → act2 (starts as SiLU) → dropout → norm → fc2
-    → [..., out_features]. hidden_features and out_features default to in_features; groups must divide in_features and
-    hidden_features. The children's names are KAT's, so that its checkpoints load.
+    x [..., in_features] → prenorm → act1 (starts as the identity) → dropout → fc1 → act2 (starts as SiLU) → dropout →
+    norm → fc2 → [..., out_features]; either norm where asked for. hidden_features and out_features default to
+    in_features; groups must divide in_features and hidden_features. The children's names are KAT's, so that its
+    checkpoints load.
+
+    norm: "layer" or "rms" takes the norm in front of the MLP into it, as the child prenorm (LayerNorm or RMSNorm, with
+    norm_eps), which is computed in one pass with act1. By default there is none: a block has its own. In a model of
+    timm's, with mlp = GRKAN(…, norm="layer"):
+
+        block.mlp.prenorm, block.norm2 = block.norm2, nn.Identity()
+
+    and `flashkat_lite.kat.absorbed` and `released` rename the parameters of its state dicts. A block that keeps its
+    norm may hand it to `forward`. norm_layer, timm's argument, makes another norm, which stands before fc2.
 
     It is an `mlp_layer` for timm's models, whose arguments it takes: norm_layer, called with hidden_features, makes the
     norm (none by default); bias and drop are one value, or a pair for the two layers. act_layer is ignored, as
@@ -213,6 +240,8 @@ class GRKAN(nn.Module):
         groups: int = 8,
         degrees: tuple[int, int] = (5, 4),
         shared: str | None = None,
+        norm: str | None = None,
+        norm_eps: float = 1e-6,
         backward: str = DEFAULT_BACKWARD,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
@@ -225,6 +254,7 @@ class GRKAN(nn.Module):
         starts = ("identity", act_init) if isinstance(act_init, str) else pair("act_init", act_init)
         factory = {"device": device, "dtype": dtype}
         options = {"groups": groups, "degrees": degrees, "backward": backward, "shared": shared, **factory}
+        self.prenorm = make_norm(norm, in_features, norm_eps, **factory) if norm is not None else None
         self.act1 = GroupRational(in_features, init=starts[0], **options)
         self.drop1 = nn.Dropout(drops[0])
         self.fc1 = nn.Linear(in_features, hidden_features, biases[0], **factory)
@@ -250,10 +280,37 @@ class GRKAN(nn.Module):
             if hasattr(child, "reset_parameters"):
                 child.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(self.drop1(self.act1(x)))
-        x = self.drop2(self.act2(x))
-        return self.fc2(x if self.norm is None else self.norm(x))
+    def forward(
+        self, x: Tensor, branch: Tensor | None = None, norm: nn.Module | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """x [..., in_features] → [..., out_features]; with a branch, of x's shape, (that of x + branch, x + branch).
+
+        norm: a LayerNorm or RMSNorm of the caller's, in the place of prenorm.
+        """
+        norm = self.prenorm if norm is None else norm
+        if norm is not None:
+            found = normed_rational(x, branch, norm, self.act1)
+            x, total = (found, None) if branch is None else (found[0], found[1])
+        else:
+            total = None if branch is None else x + branch
+            x = self.act1(x if branch is None else total)
+        x = self.drop2(self.act2(self.fc1(self.drop1(x))))
+        x = self.fc2(x if self.norm is None else self.norm(x))
+        return x if branch is None else (x, total)
+
+
+def normed_rational(
+    x: Tensor, branch: Tensor | None, norm: nn.Module, act: GroupRational
+) -> Tensor | tuple[Tensor, Tensor]:
+    """act(norm(x)), or of x + branch, in one pass; with a branch also the sum."""
+    known = isinstance(norm, (nn.LayerNorm, nn.RMSNorm)) and norm.elementwise_affine and len(norm.normalized_shape) == 1
+    if not known:
+        raise TypeError(f"norm must be a LayerNorm or RMSNorm over one dimension, with a weight, not {norm}")
+    rms = isinstance(norm, nn.RMSNorm)
+    eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps  # RMSNorm's default
+    tables = act.numerator, act.denominator
+    options = dict(norm="rms" if rms else "layer", eps=eps, branch=branch)
+    return norm_rational(x, norm.weight, None if rms else norm.bias, *tables, **options)
 
 
 def pair(name: str, value):

@@ -1,4 +1,4 @@
-"""`rational`, the function that modules call: what it promises, and what it refuses."""
+"""`rational` and `norm_rational`, the functions that modules call: what they promise, and what they refuse."""
 
 import functools
 import sys
@@ -8,11 +8,21 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ._torch import BACKWARDS, EAGER, KERNEL_SOURCES, can_bypass_dispatcher, registered_rational
-from .reference import rational_closed_form, rational_reference
+from ._torch import (
+    BACKWARDS,
+    EAGER,
+    KERNEL_SOURCES,
+    can_bypass_dispatcher,
+    eager_norm_rational,
+    registered_norm,
+    registered_rational,
+)
+from .reference import norm_rational_closed_form, rational_closed_form, rational_reference
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEFAULT_BACKWARD = "stationary"
+NORMS = ("layer", "rms")
+MOST_COLUMNS = 8192  # of a norm's row, which lies in a program's registers
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str = DEFAULT_BACKWARD) -> Tensor:
@@ -34,18 +44,15 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     eager = isinstance(backward, str) and can_bypass_dispatcher(x, numerator, denominator)
     if not eager:
         tensors = x, numerator, denominator
-        for name, tensor in zip(("x", "numerator", "denominator"), tensors):
-            if not isinstance(tensor, Tensor):
-                if has_torch_function(tensors):  # torch.fx's proxies, among others
-                    return handle_torch_function(rational, tensors, *tensors, backward=backward)
-                raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
+        if _stand_for_tensors(x=x, numerator=numerator, denominator=denominator):
+            return handle_torch_function(rational, tensors, *tensors, backward=backward)
     validate = _validate_once if eager else _validate
     validate(
         backward, x.shape, x.dtype, x.device,
         numerator.shape, numerator.dtype, numerator.device, denominator.shape, denominator.dtype, denominator.device,
     )  # fmt: skip
     if x.dtype == torch.float32 and (not eager or torch._C._is_any_autocast_enabled()):
-        x = _autocast(x)
+        x = x.to(_autocast_dtype(x))
     if not eager and _exporting_to_onnx():  # which has no word for the op
         return rational_reference(x, numerator, denominator).contiguous()
     if forward_ad._current_level >= 0:  # jvp: a registered op drops tangents without a word
@@ -53,6 +60,68 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     if eager:
         return EAGER[backward](x, numerator, denominator)
     return registered_rational(x, numerator, denominator, backward, KERNEL_SOURCES)
+
+
+def norm_rational(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    numerator: Tensor | None = None,
+    denominator: Tensor | None = None,
+    *,
+    norm: str = "layer",
+    eps: float = 1e-6,
+    branch: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """z = F(γ x̂ + β): a norm and the rational function of it in one pass, or without tables the norm alone.
+
+    x: [..., D], D <= 8192, in float32, bfloat16, float16 or float64; x̂ = (x - mean) / sqrt(variance + eps) over D, or
+    with norm="rms" x̂ = x / sqrt(mean(x²) + eps). weight γ and bias β: [D], any float dtype. numerator and denominator:
+    as `rational` has them. branch: a tensor of x's shape that is added first, a residual block's.
+
+    Returns z, contiguous, in `dtype`; with a branch (z, x + branch), the sum in the wider of the two dtypes. dtype is
+    by default x's, or under autocast, for float32, the autocast dtype; x and the sum are not cast. All between is
+    computed in float32, from the sum as it is stored. Nothing but x, or the sum, and two numbers a row is kept for the
+    backward pass. Gradients are bitwise repeatable; sums are float32 and come in the parameters' dtypes. What runs in
+    PyTorch for `rational` does for this.
+
+    Raises TypeError for dtypes and ValueError for shapes, devices and names, before any launch.
+    """
+    tensors = x, weight, bias, numerator, denominator, branch
+    options = dict(norm=norm, eps=eps, dtype=dtype)
+    given = [t for t in tensors if t is not None]
+    eager = weight is not None and can_bypass_dispatcher(*given)
+    if not eager:
+        names = dict(x=x, weight=weight, bias=bias, numerator=numerator, denominator=denominator, branch=branch)
+        optional = {name: t for name, t in names.items() if t is not None or name in ("x", "weight")}
+        if _stand_for_tensors(**optional):
+            return handle_torch_function(norm_rational, given, *tensors[:5], branch=branch, **options)
+    if (numerator is None) != (denominator is None):
+        raise ValueError("numerator and denominator are given together, or neither is")
+    facts = [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
+    (_validate_norm_once if eager else _validate_norm)(*facts, norm, eps, dtype)
+    if dtype is None:
+        dtype = _autocast_dtype(x) if x.dtype == torch.float32 else x.dtype
+    arguments = x, branch, weight, bias, numerator, denominator, norm == "rms", eps, dtype
+    if forward_ad._current_level >= 0 or (not eager and _exporting_to_onnx()):
+        rms_eps_dtype = dict(rms=norm == "rms", eps=eps, dtype=dtype)
+        z, total, _, _ = norm_rational_closed_form(*arguments[:6], **rms_eps_dtype)
+    elif eager:
+        z, total, _, _ = eager_norm_rational(*arguments)
+    else:
+        z, total, _, _ = registered_norm(*arguments, KERNEL_SOURCES)
+    return z if branch is None else (z, total)
+
+
+def _stand_for_tensors(**tensors: Tensor) -> bool:
+    """Return whether some stand for tensors, as torch.fx's proxies do; raise for what is none and stands for none."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            if has_torch_function(tuple(tensors.values())):
+                return True
+            raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
+    return False
 
 
 def _exporting_to_onnx() -> bool:
@@ -63,12 +132,12 @@ def _exporting_to_onnx() -> bool:
     )
 
 
-def _autocast(x: Tensor) -> Tensor:
+def _autocast_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     # Not for meta tensors, which have no autocast state to ask for.
     if device != "meta" and torch.is_autocast_enabled(device):
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def _validate(
@@ -78,8 +147,7 @@ def _validate(
 ) -> None:  # fmt: skip
     if not isinstance(backward, str) or backward not in BACKWARDS:
         raise ValueError(f"backward must be one of {', '.join(map(repr, BACKWARDS))}, not {backward!r}")
-    if dtype not in DTYPES:
-        raise TypeError(f"x must be float32, bfloat16, float16 or float64, not {dtype}")
+    _check_dtype("x", dtype)
     for name, size, of_table, where, least in (
         ("numerator", a_shape, a_dtype, a_device, 2),
         ("denominator", b_shape, b_dtype, b_device, 1),
@@ -100,4 +168,46 @@ def _validate(
         raise ValueError(f"the last dimension of x, {shape[-1]}, is not divisible by {max(a_groups, b_groups)} groups")
 
 
+def _check_dtype(name: str, dtype: torch.dtype) -> None:
+    if dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, not {dtype}")
+
+
+Facts = tuple[torch.Size, torch.dtype, torch.device]
+
+
+def _validate_norm(
+    x: Facts, weight: Facts, bias: Facts | None, numerator: Facts | None, denominator: Facts | None,
+    branch: Facts | None, norm: str, eps: float, dtype: torch.dtype | None,
+) -> None:  # fmt: skip
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, not {norm!r}")
+    if not isinstance(eps, (float, int)) or not eps >= 0:
+        raise ValueError(f"eps must be a number of 0 or more, not {eps!r}")
+    shape, x_dtype, device = x
+    _check_dtype("x", x_dtype)
+    if dtype is not None:
+        _check_dtype("dtype", dtype)
+    if len(shape) < 1 or not 1 <= shape[-1] <= MOST_COLUMNS:
+        raise ValueError(f"x must be [..., D] with 1 <= D <= {MOST_COLUMNS}, not of shape {list(shape)}")
+    for name, found in (("weight", weight), ("bias", bias), ("branch", branch)):
+        if found is None:
+            continue
+        size, of_tensor, where = found
+        if name == "branch":
+            _check_dtype(name, of_tensor)
+        elif not of_tensor.is_floating_point:
+            raise TypeError(f"{name} must have a float dtype, not {of_tensor}")
+        wanted = shape if name == "branch" else shape[-1:]
+        if size != wanted:
+            raise ValueError(f"{name} must be of shape {list(wanted)}, not {list(size)}")
+        if where != device:
+            raise ValueError(f"{name} is on {where}, x on {device}: they must be on one device")
+    if branch is not None and (branch[1] == torch.float64) != (x_dtype == torch.float64):
+        raise TypeError(f"x is {x_dtype} and branch {branch[1]}: both are float64, or neither is")
+    if numerator is not None:
+        _validate(DEFAULT_BACKWARD, *x, *numerator, *denominator)
+
+
 _validate_once = functools.lru_cache(1024)(_validate)
+_validate_norm_once = functools.lru_cache(1024)(_validate_norm)

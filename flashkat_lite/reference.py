@@ -62,6 +62,76 @@ def rational_closed_form(x: Tensor, numerator: Tensor, denominator: Tensor) -> T
     return _raised(f.p / f.q, f.exponent_p, -f.exponent_q).reshape(x.shape).to(x.dtype)
 
 
+def norm_rational_closed_form(
+    x: Tensor,
+    branch: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    numerator: Tensor | None,
+    denominator: Tensor | None,
+    *,
+    rms: bool = False,
+    eps: float = 1e-6,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z = F(γ x̂ + β) in `dtype` (x's by default), x + branch, mean and 1/σ [rows], differentiable by autograd.
+
+    x̂ = (x - mean(x)) / σ, σ² = mean((x - mean(x))²) + eps, over the last dimension; without the mean for RMSNorm. With
+    a branch, x + branch, in its own dtype, is what is normed; without, the sum returned is empty, as are RMSNorm's
+    means. Without tables F is the identity. All between is computed in float32, or in float64 for such an x.
+    """
+    total = x if branch is None else x + branch
+    normed, mean, rstd = _normed(total, rms, eps)
+    y = _affine(normed, weight, bias)
+    z = y if numerator is None else rational_closed_form(y, numerator, denominator)
+    means = mean.reshape(-1) if mean is not None else rstd.new_empty(0)
+    return z.to(dtype or x.dtype), x.new_empty(0) if branch is None else total, means, rstd.reshape(-1)
+
+
+def norm_rational_gradients(
+    dz: Tensor,
+    dsum: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    numerator: Tensor | None,
+    denominator: Tensor | None,
+    *,
+    rms: bool = False,
+    eps: float = 1e-6,
+) -> tuple[Tensor | None, ...]:
+    """The gradients (dx, dweight, dbias, dnumerator, ddenominator) of Σ dz · z + Σ dsum · x; None of what is not there.
+
+    x is what was normed. With dy = dz F'(y) and e = γ dy:  dx = (e - mean(e) - x̂ mean(e x̂)) / σ + dsum, dγ = Σ dy x̂,
+    dβ = Σ dy; RMSNorm is without mean(e).
+    """
+    normed, _, rstd = _normed(x, rms, eps)
+    dy, da, db = dz.to(normed.dtype), None, None
+    if numerator is not None:
+        dy, da, db = rational_gradients(dy, _affine(normed, weight, bias), numerator, denominator)
+    e = dy * weight.to(dy.dtype)
+    dx = e - normed * (e * normed).mean(-1, keepdim=True)
+    dx = (dx if rms else dx - e.mean(-1, keepdim=True)) * rstd
+    dx = (dx if dsum is None else dx + dsum).to(x.dtype)
+    dweight = (dy * normed).reshape(-1, dy.shape[-1]).sum(0).to(weight.dtype)
+    dbias = None if bias is None else dy.reshape(-1, dy.shape[-1]).sum(0).to(bias.dtype)
+    return dx, dweight, dbias, da, db
+
+
+def _normed(x: Tensor, rms: bool, eps: float) -> tuple[Tensor, Tensor | None, Tensor]:
+    """x̂ [..., D], mean and 1/σ [..., 1]."""
+    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    mean = None if rms else x.mean(-1, keepdim=True)
+    x = x if rms else x - mean
+    rstd = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return x * rstd, mean, rstd
+
+
+def _affine(normed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = normed * weight.to(normed.dtype)
+    return y if bias is None else y + bias.to(normed.dtype)
+
+
 def gradient_terms(grad_output: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) -> Iterator[Tensor]:
     """The terms whose sums are the coefficients' gradients, one coefficient at a time: a_0 … a_m, then b_1 … b_n.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .modules import GRKAN, reset_by
+from .modules import GRKAN, LayerNorm, reset_by
 
 # The published models, of 12 blocks on patches of 16 x 16: VisionTransformer(**SIZES["tiny"], mlp="grkan") is KAT-T.
 SIZES = {
@@ -28,7 +28,10 @@ class VisionTransformer(nn.Module):
     mlp: "mlp" (linear, GELU, linear) or "grkan" (rational, linear, rational, linear; see GRKAN), each of
     int(width * mlp_ratio) hidden features. drop: dropout inside the MLP and after the attention's projection.
     drop_path: stochastic depth (Huang et al., arXiv 1603.09382), rising linearly from 0 in the first block to this in
-    the last. grkan: for "grkan" only, any keyword of GRKAN's, such as groups, shared, act_init or backward.
+    the last. norm: "torch" is PyTorch's LayerNorm everywhere; "fused", for "grkan" alone and its default, computes the
+    block's second sum, norm and first rational function in one pass; "ours" does so and has our kernels for the other
+    norms too, in either MLP's blocks. Parameters and their names are the same in all three. grkan: for "grkan" only,
+    any keyword of GRKAN's, such as groups, shared, act_init or backward.
 
     Linear layers start normal, std 0.02, with biases of 0; those of GRKAN start as GRKAN has them.
     `reset_parameters` starts all anew, for models that were built on the meta device.
@@ -50,6 +53,7 @@ class VisionTransformer(nn.Module):
         mlp_ratio: float = 4,
         drop: float = 0.0,
         drop_path: float = 0.0,
+        norm: str | None = None,
         **grkan,
     ):
         super().__init__()
@@ -59,6 +63,9 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"width must be a positive multiple of heads: width {width}, {heads} heads")
         if mlp not in MLPS:
             raise ValueError(f"mlp must be one of {', '.join(map(repr, MLPS))}, not {mlp!r}")
+        norm = norm or ("fused" if mlp == "grkan" else "torch")
+        if norm not in NORMS or (norm == "fused" and mlp != "grkan"):
+            raise ValueError(f"norm must be 'torch', 'ours', or, with mlp='grkan', 'fused', not {norm!r}")
         self.image_shape = (channels, image_size, image_size)
         patches = (image_size // patch_size) ** 2
         hidden = int(width * mlp_ratio)
@@ -67,8 +74,8 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + patches, width))
         self._reset_tokens()
         self.patch_embed = PatchEmbedding(patch_size, channels, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, mlp, hidden, drop, rate, **grkan) for rate in rates))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.blocks = nn.Sequential(*(Block(width, heads, mlp, hidden, drop, rate, norm, **grkan) for rate in rates))
+        self.norm = NORMS[norm](width, eps=1e-6)
         self.head = _linear(width, classes)
 
     def _reset_tokens(self) -> None:
@@ -118,17 +125,28 @@ class PatchEmbedding(nn.Module):
 class Block(nn.Module):
     """[B, N, width] → [B, N, width]: attention, then an MLP of MLPS, each normed before and added after."""
 
-    def __init__(self, width: int, heads: int, mlp: str, hidden: int, drop: float, drop_path: float, **options):
+    def __init__(
+        self, width: int, heads: int, mlp: str, hidden: int, drop: float, drop_path: float, norm: str, **options
+    ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.fused, self.one_pass = norm != "torch", mlp == "grkan"
+        self.norm1 = NORMS[norm](width, eps=1e-6)
         self.attn = Attention(width, heads, drop)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = NORMS[norm](width, eps=1e-6)
         self.mlp = MLPS[mlp](width, hidden, drop=drop, **options)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        branch = self.drop_path(self.attn(self.norm1(x)))
+        if not self.fused:
+            x = x + branch
+            y = self.mlp(self.norm2(x))
+        elif self.one_pass:
+            y, x = self.mlp(x, branch, self.norm2)
+        else:
+            y, x = self.norm2(x, branch)
+            y = self.mlp(y)
+        return x + self.drop_path(y)
 
 
 class Attention(nn.Module):
@@ -164,6 +182,7 @@ class MLP(nn.Module):
 
 
 MLPS = {"mlp": MLP, "grkan": GRKAN}
+NORMS = {"torch": nn.LayerNorm, "fused": nn.LayerNorm, "ours": LayerNorm}
 
 
 class DropPath(nn.Dropout):

@@ -23,7 +23,14 @@ import triton
 
 from flashkat_lite import inspection
 from flashkat_lite.inspection import inspect_kernel, inspect_many
-from flashkat_lite.kernels import backward_atomic, backward_block, backward_stationary, forward
+from flashkat_lite.kernels import (
+    backward_atomic,
+    backward_block,
+    backward_stationary,
+    forward,
+    norm_backward,
+    norm_forward,
+)
 
 CAPABILITIES = (75, 80, 90, 100, 120)  # one of each generation
 PAPERS_AND_NEWEST = (90, 120)
@@ -60,6 +67,10 @@ CASES = (
     ("stationary", "bf16", (6, 5), 24),
     ("stationary", "fp16", (2, 1), 7),
 )
+
+
+def label(value):
+    return value if isinstance(value, str) else "-".join(map(str, value)) if isinstance(value, tuple) else f"w{value}"
 
 
 class Caught:
@@ -113,8 +124,51 @@ def request(name, dtype, degrees, width, capability):
     )
 
 
-def label(value):
-    return value if isinstance(value, str) else "-".join(map(str, value)) if isinstance(value, tuple) else f"w{value}"
+def norm_request(name, x_dtype, columns, capability, branch=False):
+    """As `request`, for x in that dtype, z in bfloat16, eight groups; a branch is bfloat16."""
+    module = {"norm_forward": norm_forward, "norm_backward": norm_backward}[name]
+    kernel = getattr(module, f"{name}_kernel")
+    x, z = torch.zeros(64, columns, dtype=DTYPES[x_dtype]), torch.zeros(64, columns, dtype=torch.bfloat16)
+    weight, a, b = torch.ones(columns), torch.ones(8, 6), torch.ones(8, 4)
+    caught, other = Caught(), Caught()
+
+    def planned(asked, grid, scalars, **constants):
+        launched = caught if asked is kernel else other
+        return lambda *tensors: launched[grid](*tensors, *scalars, **constants)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "launch_config", module.launch_config.__wrapped__)
+        patch.setattr(module, "BoundLaunch", planned)
+        if name == "norm_forward":
+            module.norm_forward(x, z if branch else None, weight, weight, a, b, dtype=torch.bfloat16)
+        else:
+            also = torch.bfloat16 if branch and x_dtype == "fp32" else None
+            statistics = torch.ones(64), torch.ones(64)
+            module.norm_backward(z, x if branch else None, x, *statistics, weight, weight, a, b, branch_dtype=also)
+    pointers = dict(zip(kernel.arg_names, caught.arguments))
+    pointers = {key: NAMES[t.dtype] for key, t in pointers.items() if isinstance(t, torch.Tensor)}
+    constexprs = dict(caught.keywords)
+    num_warps = constexprs.pop("num_warps")
+    return dict(kernel=kernel, constexprs=constexprs, pointers=pointers, num_warps=num_warps, capability=capability)
+
+
+NORM_CASES = (
+    ("norm_forward", "fp32", 768, False, CAPABILITIES),
+    ("norm_backward", "fp32", 768, True, CAPABILITIES),
+    ("norm_forward", "bf16", 192, True, (90,)),
+    ("norm_backward", "bf16", 384, False, (90,)),
+)
+
+
+@pytest.mark.parametrize(("name", "dtype", "columns", "branch", "capabilities"), NORM_CASES, ids=label)
+def test_a_norms_kernels_do_not_spill_and_load_sixteen_bytes(name, dtype, columns, branch, capabilities):
+    reports = inspect_many([norm_request(name, dtype, columns, c, branch) for c in capabilities])
+    assert {r.capability: r.spills for r in reports if r.spills} == {}, "bytes spilled, by compute capability"
+    for r in reports:
+        assert r.atomics == 0 and r.load_bytes == 16 and r.registers <= 255
+    moves = re.findall(r"tt\.addptr (%\w+), %\w+ : [^,]*, (?:tensor<\w+?x)?(i\d+)\b", reports[0].ttir)
+    starts = set(re.findall(r"(%\w+) = tt\.splat %(?:x_ptr|dz_ptr|z_ptr|dx_ptr)\b", reports[0].ttir))
+    assert {bits for base, bits in moves if base in starts} == {"i64"}
 
 
 @pytest.mark.parametrize(("name", "dtype", "degrees", "width"), CASES, ids=label)
@@ -270,6 +324,9 @@ def test_a_notebooks_launches_fuse_multiply_adds_unless_its_reader_says_otherwis
 def test_amds_mi300_compiles():
     cases = [("forward", "bf16"), ("stationary", "fp32"), ("stationary", "bf16")]
     jobs = [request(name, dtype, (5, 4), 96, 90) | dict(capability="gfx942") for name, dtype in cases]
+    jobs += [
+        norm_request(name, "fp32", 768, 90) | dict(capability="gfx942") for name in ("norm_forward", "norm_backward")
+    ]
     for report in inspect_many(jobs):
         assert report.spills == 0 and report.count("global_load_dwordx4|buffer_load_dwordx4") > 0
         assert "v_rcp_f32" in report.sass and report.count("global_atomic") == 0

@@ -14,8 +14,15 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from flashkat_lite import _torch, rational
-from flashkat_lite._torch import KERNEL_SOURCES, rational_backward_op, rational_op, sources
-from flashkat_lite.kernels import backward_stationary
+from flashkat_lite._torch import (
+    KERNEL_SOURCES,
+    norm_rational_backward_op,
+    norm_rational_op,
+    rational_backward_op,
+    rational_op,
+    sources,
+)
+from flashkat_lite.kernels import backward_stationary, norm_backward, norm_forward
 
 LAUNCH = torch.ops.higher_order.triton_kernel_wrapper_functional
 
@@ -31,7 +38,8 @@ class H200:
 def an_h200(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(backward_stationary, "capability", lambda device: 90)
-    monkeypatch.setattr(backward_stationary, "multiprocessors", lambda device: 132)
+    for module in (backward_stationary, norm_forward, norm_backward):
+        monkeypatch.setattr(module, "multiprocessors", lambda device: 132)
     monkeypatch.setattr(type(driver), "active", H200())
 
 
@@ -74,6 +82,25 @@ def test_with_symbols_for_sizes_the_grid_is_computed_in_the_graph(an_h200, compi
         assert isinstance(launch.kwargs["grid"][0][0], torch.fx.Node)
         assert isinstance(launch.kwargs["kwargs"]["rows"], torch.fx.Node)
         assert isinstance(launch.kwargs["kwargs"]["vectors_per_row"], int)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_compiler_sees_the_norms_three_launches_too(an_h200, compiled_afresh, dynamic):
+    def both(dz, x, weight, bias, a, b):
+        parameters = weight, bias, a, b
+        z, total, mean, rstd = norm_rational_op(x, dz, *parameters, False, 1e-6, torch.bfloat16, KERNEL_SOURCES)
+        options = False, 1e-6, None, KERNEL_SOURCES
+        return z, norm_rational_backward_op(dz, x, total, mean, rstd, *parameters, *options)
+
+    seen = calls(both, (9, 197, 96), (9, 197, 96), (96,), (96,), (8, 6), (8, 4), dynamic=dynamic)
+    launches = [node for node in seen if node.target is LAUNCH]
+    assert [node.kwargs["tensors_to_clone"] for node in launches] == [
+        ["z_ptr", "sum_ptr", "mean_ptr", "rstd_ptr"],
+        ["dx_ptr", "partial_ptr"],
+        ["dweight_ptr", "dbias_ptr", "da_ptr", "db_ptr"],
+    ]
+    assert not [node for node in seen if "flashkat_lite" in str(node.target)]
+    assert isinstance(launches[0].kwargs["kwargs"]["rows"], torch.fx.Node if dynamic else int)
 
 
 @pytest.mark.parametrize("rung", ["atomic", "block"])

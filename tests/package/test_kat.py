@@ -453,3 +453,26 @@ def test_each_snippet_of_the_page_runs(root, tmp_path, monkeypatch):
     for snippet in snippets:
         exec(compile(snippet, "coming_from_kat.md", "exec"), names)
     assert sum(p.numel() for p in torch.load("kat_tiny.pth")["state_dict"].values()) == 5_718_328
+
+
+def test_a_blocks_norm_passes_into_grkan_and_back():
+    class Block(nn.Module):
+        def __init__(self, inside):
+            super().__init__()
+            self.norm2 = nn.Identity() if inside else nn.LayerNorm(16, eps=1e-6)
+            self.mlp = GRKAN(16, 32, norm="layer" if inside else None)
+
+        def forward(self, x):
+            return self.mlp(self.norm2(x))
+
+    torch.manual_seed(0)
+    outside, inside = (nn.Sequential(Block(where), nn.Linear(16, 16)) for where in (False, True))
+    for parameter in outside.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    state, x = outside.state_dict(), torch.randn(3, 16)
+    inside.load_state_dict(kat.absorbed(state))
+    torch.testing.assert_close(inside(x), outside(x), rtol=1e-4, atol=1e-5)
+    back = kat.released(inside.state_dict())
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+    other = {"0.norm2.weight": x, "0.mlp.fc1.weight": x}
+    assert kat.absorbed(other).keys() == other.keys()
