@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from . import coefficients
 from .ops import BACKWARDS, DEFAULT_BACKWARD, NORMS, norm_rational, rational
 
-__all__ = ["GRKAN", "GroupRational", "second_moment", "table_parameters"]
+__all__ = ["GRKAN", "GroupRational", "LayerNorm", "second_moment", "table_parameters"]
 
 # Names of the two tables in checkpoints: ours and PAU's, KAT's, FlashKAT's.
 TABLE_NAMES = (("numerator", "weight_numerator", "numerator_v"), ("denominator", "weight_denominator", "denominator_v"))
