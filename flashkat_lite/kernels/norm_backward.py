@@ -222,7 +222,7 @@ def launch_size(columns: int, x_bytes: int) -> tuple[int, int, int, int, int]:
     """Return (columns in a vector, chunks, warps, programs on a multiprocessor, STAGES), as `norm_forward` has them.
 
     Vectors of four: with 24 columns a position, the compiler needs every register that there is. With 12 it takes 168,
-    so twelve warps are resident; at 768 columns and four warps Triton 3.6 takes 242, and with two 168. Not yet measured.
+    so twelve warps are resident; at 768 columns and four warps Triton 3.6 takes 242, with two 168. Not yet measured.
     """
     return (4, 0, 2, 6, 2) if columns > 512 else (4, 0, 4, 3, 2)
 
