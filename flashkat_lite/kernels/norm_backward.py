@@ -43,6 +43,7 @@ from .polynomial import load_coefficients, magnitudes, to_float32
 
 PASSES_PER_FLUSH = 64  # rows of a position whose sums start at zero, and then join what the program found before
 SUMS_OF_A_PROGRAM = 4096 if INTERPRETED else 16  # of the second launch
+MOST_WARPS = 16  # on a multiprocessor
 PARTIAL_BYTES = 16_000_000  # of what programs found, at most
 
 
@@ -240,6 +241,7 @@ def launch_config(
     vector, chunks, warps, on_multiprocessor, stages = size or launch_size(columns, x_dtype.itemsize)
     layout = row_layout(columns, groups, math.gcd(vector, columns // groups, *strides), chunks)
     block, warps = block_and_warps(layout, warps)
+    on_multiprocessor = min(on_multiprocessor, max(MOST_WARPS // warps, 1))  # where rows are wide
     has_bias = dtypes[1] is not None
     sums = columns * (1 + has_bias) + (m1 + n) * groups
     most = min(on_multiprocessor * multiprocessors(device), max(PARTIAL_BYTES // (4 * sums), 1))
