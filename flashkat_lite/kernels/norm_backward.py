@@ -221,8 +221,8 @@ def norm_sums_kernel(
 def launch_size(columns: int, x_bytes: int) -> tuple[int, int, int, int, int]:
     """Return (columns in a vector, chunks, warps, programs on a multiprocessor, STAGES), as `norm_forward` has them.
 
-    The fastest of fifteen on an H200, for float32 x and 50,432 rows, at 192, 384 and 768 columns (2026-11-28). Vectors of
-    four: with 24 columns a position, the compiler needs every register that there is.
+    The fastest of fifteen on an H200, for float32 x and 50,432 rows, at 192, 384 and 768 columns (2026-11-28).
+    Vectors of four: with 24 columns a position, the compiler needs every register that there is.
     """
     return 4, 0, 4, 3 if columns <= 192 else 2, 3
 
