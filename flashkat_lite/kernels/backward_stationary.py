@@ -74,15 +74,6 @@ def add(sums, parts):
 
 
 @triton.jit
-def multiply_add(x, y, sums, i: tl.constexpr):
-    """sums[i] + x y, or x y where sums is ()."""
-    if len(sums) > 0:
-        return tl.fma(x, y, sums[i])
-    else:
-        return x * y
-
-
-@triton.jit
 def add_moments(sums, term, x, square, FIRST: tl.constexpr, COUNT: tl.constexpr):
     """sums[i] + term x^(FIRST + i) for COUNT powers, or the terms alone where sums is ().
 
@@ -91,15 +82,16 @@ def add_moments(sums, term, x, square, FIRST: tl.constexpr, COUNT: tl.constexpr)
     result = ()
     for power in tl.static_range(FIRST, FIRST + COUNT):
         if power % 2 == 1:
-            value = multiply_add(term, x, sums, power - FIRST)
-        elif power > 0 and power == FIRST + COUNT - 1:
-            value = multiply_add(term, square, sums, power - FIRST)
-        else:
-            if power > 0:
-                term = term * square
+            value = term * x
+        elif power == 0:
             value = term
-            if len(sums) > 0:
-                value = term + sums[power - FIRST]
+        elif power == FIRST + COUNT - 1:
+            value = term * square
+        else:
+            term = term * square
+            value = term
+        if len(sums) > 0:
+            value += sums[power - FIRST]
         result = result + (value,)
     return result
 
@@ -119,8 +111,7 @@ def backward_element(dy, x, a, b, sums_a, sums_b):
     u = dy * r
     f = p * r
     w = u * f
-    # Not -slope_q, which Triton takes for 0 - slope_q and adds.
-    dx = u * tl.fma(mulsign(f, x), -1.0 * slope_q, slope_p)
+    dx = u * (slope_p - mulsign(f, x) * slope_q)
     sums_a = add_moments(sums_a, u, x, square, 0, len(a))
     sums_b = add_moments(sums_b, w, t, square, 1, len(b))
     return dx, sums_a, sums_b
@@ -257,7 +248,7 @@ def launch_size(x: Tensor) -> tuple[int, int, int, int]:
     if INTERPRETED:
         return 4096, 1, 1, 1
     block = 128 if 100 <= capability(x.device) < 120 else 256
-    return (block, 3, 1, 3) if x.element_size() == 4 else (block, 2, 2, 3)
+    return (block, 3, 1, 3) if x.element_size() == 4 else (block, 2, 2, 4)
 
 
 @cached_per_shape

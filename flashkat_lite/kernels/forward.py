@@ -43,7 +43,7 @@ def forward_kernel(
     for k in tl.static_range(UNROLL):
         x = to_float32(xs[k])
         t = tl.abs(x)
-        y = horner(x, a) * reciprocal(horner(t, (1.0,) + b))
+        y = horner(x, a) * reciprocal(1.0 + t * horner(t, b))
         y_offs = ((row + k * period_rows) * vectors_per_row + column)[:, None] * VECTOR + vec
         tl.store(y_ptr + y_offs, y, mask=(row + k * period_rows < rows)[:, None])
 

@@ -33,7 +33,7 @@ def horner(x, coefficients):
     """c_0 + c_1 x + … + c_k x^k in k fused multiply-adds."""
     value = coefficients[len(coefficients) - 1]
     for i in tl.static_range(len(coefficients) - 2, -1, -1):
-        value = tl.fma(value, x, coefficients[i])
+        value = value * x + coefficients[i]
     return value
 
 
@@ -48,8 +48,8 @@ def horner_with_derivative(x, coefficients):
     slope = value
     for i in tl.static_range(len(coefficients) - 2, -1, -1):
         if i < len(coefficients) - 2:
-            slope = tl.fma(slope, x, value)
-        value = tl.fma(value, x, coefficients[i])
+            slope = slope * x + value
+        value = value * x + coefficients[i]
     return value, slope
 
 
@@ -98,15 +98,14 @@ def backward_terms(dy, x, a, b):
     """dx, and the two factors of every coefficient's gradient.
 
     With P = Σ a_i x^i, Q = 1 + Σ b_j |x|^j (b already without signs), u = dy/Q, w = u P/Q:
-    dx = u P' - sign(x) w Q',  d/da_i = u x^i,  d/d|b_j| = -w |x|^j.
+    dx = u P' - sign(x) w Q',  d/da_i = u x^i,  d/d|b_j| = -w |x|^j;  the sign is x's sign bit, at -0 too.
     """
     t = tl.abs(x)
     p = horner(x, a)
-    r = reciprocal(horner(t, (1.0,) + b))
+    r = reciprocal(1.0 + t * horner(t, b))
     u = dy * r
     w = p * r * u
     slope_p = horner(x, derivative(a, 0))
     slope_q = horner(t, derivative(b, 1))
-    # Not -slope_q, which Triton takes for 0 - slope_q and adds.
-    dx = tl.fma(mulsign(w, x), -1.0 * slope_q, u * slope_p)
+    dx = u * slope_p - tl.where(x.to(tl.int32, bitcast=True) < 0, -w, w) * slope_q
     return dx, u, w

@@ -15,7 +15,16 @@ from visits import FAULTS, FRAMES, move_sliders, visit
 from tools.site import build
 
 ROOT = Path(__file__).resolve().parents[2]
-TAKEN = ("_config.yml", "book/theme", "book/tools", "book/images", "book/references.bib", "book/extra", "flashkat_lite")
+TAKEN = (
+    "_config.yml",
+    "pyproject.toml",
+    "book/theme",
+    "book/tools",
+    "book/images",
+    "book/references.bib",
+    "book/extra",
+    "flashkat_lite",
+)
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="300pt" height="150pt" viewBox="0 0 300 150" {name}>
 <rect width="300" height="150" fill="#ffffff"/><rect x="9" y="9" width="99" height="99" style="fill: #0072b2"/></svg>"""
 LEFT_OUT = ("data", "_build", "_static", "__pycache__", "node_modules", ".ipynb_checkpoints", "book", "chapters", ".w")
