@@ -28,6 +28,7 @@ from . import console
 ELEMENTS = ("x_ptr", "dy_ptr", "y_ptr", "dx_ptr")  # pointers that follow the activation's dtype; the rest are float32
 AMD_FACTS = ("vgpr_count", "private_segment_fixed_size")
 CORES = os.cpu_count() or 1
+DEFAULTS = dict(dtype="fp32", capability=90, num_warps=4, maxnreg=None, pointers=None, aligned=True)
 
 
 @dataclass(frozen=True)
@@ -94,24 +95,27 @@ def inspect_kernel(
     dtype: str = "fp32",
     capability: int | str = 90,
     num_warps: int = 4,
+    maxnreg: int | None = None,
     pointers: dict[str, str] | None = None,
     aligned: bool = True,
 ) -> Report:
     """Compile a kernel and report on it.
 
     kernel: a @triton.jit function of a module or of a notebook. constexprs: the values of its constexpr arguments, by
-    name. Its other arguments get their types by their names:
+    name, where they differ from the defaults. Its other arguments get their types by their names:
 
     - those in ELEMENTS are pointers to `dtype`: "fp32", "bf16" or "fp16";
     - others that end in _ptr are pointers to float32, or to what `pointers` says, as {"da_ptr": "fp64"};
     - the rest are 32-bit integers.
 
     capability: NVIDIA's compute capability without its dot, 75 to 120, or an AMD target such as "gfx942". aligned: let
-    the compiler take pointers for multiples of 16 bytes, which those of torch's own tensors are. Raises RuntimeError
+    the compiler take pointers for multiples of 16 bytes, which those of torch's own tensors are. maxnreg: the most
+    registers of a thread. Raises RuntimeError
     with the compiler's words where it fails.
     """
     return inspect_many([dict(kernel=kernel, constexprs=constexprs, dtype=dtype, capability=capability,
-                              num_warps=num_warps, pointers=pointers, aligned=aligned)])[0]  # fmt: skip
+                              num_warps=num_warps, maxnreg=maxnreg, pointers=pointers,
+                              aligned=aligned)])[0]  # fmt: skip
 
 
 def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
@@ -123,7 +127,7 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
     jobs = []
     with tempfile.TemporaryDirectory() as folder:
         for i, request in enumerate(requests):
-            request = dict(dtype="fp32", capability=90, num_warps=4, pointers=None, aligned=True) | request
+            request = DEFAULTS | request
             kernel = request.pop("kernel")
             path = Path(folder) / f"kernel_{i}.py"
             path.write_text(source_of(kernel), encoding="utf-8")
@@ -260,6 +264,8 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
         dtypes = dict.fromkeys(ELEMENTS, job["dtype"]) | (job["pointers"] or {})
         return "*" + dtypes.get(name, "fp32")
 
+    defaults = {p.name: p.default for p in kernel.params if p.is_constexpr and p.has_default}
+    job["constexprs"] = defaults | job["constexprs"]
     signature = {name: kind(name) for name in kernel.arg_names}
     attributes = {
         (i,): [["tt.divisibility", 16]]
@@ -272,10 +278,13 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
         from .kernels import polynomial
 
         polynomial.FAST = polynomial.tl.constexpr(False)
+    options = dict(num_warps=job["num_warps"], enable_fp_fusion=True)
+    if job["maxnreg"] and not amd:
+        options["maxnreg"] = job["maxnreg"]
     compiled = triton.compile(
         ASTSource(kernel, signature, job["constexprs"], attributes),
         target=GPUTarget("hip", capability, 64) if amd else GPUTarget("cuda", capability, 32),
-        options=dict(num_warps=job["num_warps"], enable_fp_fusion=True),
+        options=options,
     )
     if amd:
         assembly = compiled.asm["amdgcn"]

@@ -3,7 +3,8 @@
 Each of a program's BLOCK positions owns VECTOR neighbouring columns of one group and walks down the rows, `row_step` at
 a time: the grid's positions cover a whole number of rows, so a position's group never changes, and neither do its
 coefficients and its m+1+n partial sums. (In the words of accelerators the dataflow is output-stationary.) A second,
-small launch adds the partial sums in a fixed order: the result is the same bits every time.
+small launch adds the partial sums in a fixed order: the result is the same bits every time. From Hopper on its programs
+are set up while the first launch ends, and wait for it.
 
 Bytes: 3 · rows · D, and 8 (m+1+n) for each position of the grid. Atomic adds: none.
 """
@@ -16,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import INTERPRETED
-from .launch import BoundLaunch, cached_per_shape
+from .launch import BoundLaunch, cached_per_shape, early
 from .layout import (
     capability,
     empty_group_sums,
@@ -160,11 +161,14 @@ def backward_stationary_kernel(
     rows, row_step, vectors_per_row, vectors_per_group, dy_stride, x_stride, a_stride, b_stride,
     M1: tl.constexpr, N: tl.constexpr, VECTOR: tl.constexpr, CONTIGUOUS: tl.constexpr,
     BLOCK: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, PASSES_PER_FLUSH: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """dx [rows, columns] and partial sums [M1 + N, groups, positions of a group].
 
     Strides of rows are in vectors, those of tables in elements; CONTIGUOUS where rows of x and dy follow one another.
     """
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row = position // vectors_per_row
     column = position % vectors_per_row
@@ -219,9 +223,11 @@ def backward_stationary_kernel(
 @triton.jit(do_not_specialize=["positions_of_group"])
 def sum_partials_kernel(
     partial_ptr, b_ptr, da_ptr, db_ptr, positions_of_group, b_stride,
-    M1: tl.constexpr, N: tl.constexpr, TILE: tl.constexpr,
+    M1: tl.constexpr, N: tl.constexpr, TILE: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """da [G, M1] and db [G, N] from the partial sums, in a fixed order: a program for each group and coefficient."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     group = tl.program_id(0)
     i = tl.program_id(1)
     start = partial_ptr + (i * tl.num_programs(0) + group) * positions_of_group
@@ -282,12 +288,12 @@ def launch_config(
         backward_stationary_kernel, (programs, 1),
         (rows, row_step, vectors_per_row, vectors_per_group,
          dy_stride // vector, x_stride // vector, a_stride, b_stride),
-        M1=m1, N=n, VECTOR=vector, CONTIGUOUS=dy_stride == x_stride == columns,
+        early(device, waits=False), EARLY=False, M1=m1, N=n, VECTOR=vector, CONTIGUOUS=dy_stride == x_stride == columns,
         BLOCK=block, UNROLL=unroll, STAGES=stages, PASSES_PER_FLUSH=PASSES_PER_FLUSH, num_warps=4,
     )  # fmt: skip
     last = BoundLaunch(
         sum_partials_kernel, (groups, m1 + n), (row_step * vectors_per_group, b_stride),
-        M1=m1, N=n, TILE=16384, num_warps=32,
+        early(device, waits=True), EARLY=False, M1=m1, N=n, TILE=16384, num_warps=32,
     )  # fmt: skip
     return main, (m1 + n) * programs * block, last
 

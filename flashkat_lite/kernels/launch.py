@@ -12,6 +12,7 @@ from triton import JITFunction, knobs
 from triton.runtime import driver
 
 from . import INTERPRETED
+from .layout import capability
 
 
 def cached_per_shape(launch_config: Callable) -> Callable:
@@ -28,6 +29,21 @@ def cached_per_shape(launch_config: Callable) -> Callable:
     return configured
 
 
+def early(device: torch.device, *, waits: bool) -> dict[str, int]:
+    """Return options for two launches, of which the second `waits`: it is set up while the first still runs.
+
+    That is CUDA's programmatic dependent launch, from compute capability 9.0 on.
+    """
+    possible = not INTERPRETED and capability(device) >= 90
+    return {"EARLY": possible} | ({"launch_pdl": True} if possible and waits else {})
+
+
+def registers_for(warps: int, device: torch.device) -> dict[str, int]:
+    """Return the option that leaves each thread the registers with which `warps` fit on a multiprocessor."""
+    registers = 65536 // (32 * warps) // 8 * 8
+    return {"maxnreg": registers} if registers < 255 and not INTERPRETED and capability(device) else {}
+
+
 class BoundLaunch:
     """A kernel launch with everything bound but its tensors, which must have the same dtypes and device at every call.
 
@@ -35,14 +51,25 @@ class BoundLaunch:
     An eager forward and backward pass, three launches, took an H100's host 253 µs this way, 304 µs by Triton's own
     `compiled[grid](…)`, 485 µs by `kernel[grid](…)` (torch 2.11, Triton 3.6, 2026-11-28, one process, in turns).
 
+    `options` change no result, and torch.compile goes without them: it knows few of the compiler's, and takes a kernel
+    that says when the next may begin for one that writes to all its tensors.
+
     Pointers are expected to be multiples of 16 bytes, as PyTorch's are where no view shifts them; others take Triton's
     own way, and so does everything while a profiler's hooks are installed. torch.compile traces the launch and makes
     it itself.
     """
 
-    def __init__(self, kernel: JITFunction, grid: tuple[int, int], scalars: tuple[int, ...], **constants: int):
+    def __init__(
+        self,
+        kernel: JITFunction,
+        grid: tuple[int, int],
+        scalars: tuple[int, ...],
+        options: dict[str, int] | None = None,
+        **constants: int,
+    ):
         self.kernel, self.grid, self.scalars, self.constants = kernel, (*grid, 1), scalars, constants
-        self.trailing = *scalars, *(constants[name] for name in kernel.arg_names if name in constants)
+        self.keywords = constants | (options or {})
+        self.trailing = *scalars, *(self.keywords[name] for name in kernel.arg_names if name in self.keywords)
         self.run: Callable | None = None
 
     def __call__(self, *tensors: Tensor) -> None:
@@ -56,7 +83,7 @@ class BoundLaunch:
             self.run(*self.grid, stream, self.function, self.metadata, None, None, None, *pointers, *self.trailing)
             return
         # Triton means to stop fusing multiply-adds where a launch does not ask for it.
-        compiled = self.kernel[self.grid](*tensors, *self.scalars, **self.constants, enable_fp_fusion=True)
+        compiled = self.kernel[self.grid](*tensors, *self.scalars, **self.keywords, enable_fp_fusion=True)
         if aligned and not INTERPRETED:
             self.stream_of, self.device = driver.active.get_current_stream, driver.active.get_current_device()
             self.function, self.metadata = compiled.function, compiled.packed_metadata

@@ -101,8 +101,9 @@ def sum_shared_groups(sums: Tensor, table: Tensor) -> Tensor:
 
 @functools.cache
 def capability(device: torch.device) -> int:
-    """Return 90 for compute capability 9.0; 0 without a GPU."""
-    return int("{}{}".format(*torch.cuda.get_device_capability(device))) if device.type == "cuda" else 0
+    """Return 90 for compute capability 9.0; 0 without a GPU of NVIDIA's."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return int("{}{}".format(*torch.cuda.get_device_capability(device))) if nvidia else 0
 
 
 @functools.cache

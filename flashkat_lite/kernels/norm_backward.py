@@ -4,6 +4,9 @@ As in the stationary backward a position keeps its columns while rows pass by: t
 those of its group's table) stay in registers. The two sums along a row, which dx needs, are made on the way. A second,
 small launch adds what the programs found, in a fixed order: the result is the same bits every time.
 
+While a warp computes a row, the next is on its way: into registers where a row is a warp's own, so that warps never
+wait for one another, and into shared memory where a row is shared.
+
 With z = F(y), y = γ x̂ + β, x̂ = (x - mean) / σ, e = γ dy:  dx = (e - mean(e) - x̂ mean(e x̂)) / σ, without mean(e) for an
 RMSNorm; dγ = Σ dy x̂, dβ = Σ dy, sums over rows.
 
@@ -20,8 +23,10 @@ from torch import Tensor
 
 from . import INTERPRETED
 from .backward_stationary import add, backward_element, join_vector, split_vector, zeros
-from .launch import BoundLaunch, cached_per_shape
+from .launch import BoundLaunch, cached_per_shape, early, registers_for
 from .layout import (
+    RowLayout,
+    capability,
     empty_group_sums,
     multiprocessors,
     row_layout,
@@ -42,9 +47,29 @@ from .norm_forward import (
 from .polynomial import load_coefficients, magnitudes, to_float32
 
 PASSES_PER_FLUSH = 64  # rows of a position whose sums start at zero, and then join what the program found before
-SUMS_OF_A_PROGRAM = 4096 if INTERPRETED else 16  # of the second launch
+SUMS, PROGRAMS = (4096, 4) if INTERPRETED else (16, 512)  # a program of the second launch adds at a time
 MOST_WARPS = 16  # on a multiprocessor
 PARTIAL_BYTES = 16_000_000  # of what programs found, at most
+
+
+@triton.jit
+def load_rows(
+    source, row, rows, vector, inside,
+    CENTRED: tl.constexpr, VECTOR: tl.constexpr, CHUNKS: tl.constexpr, STEP: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Each position's part of its row of x and of dz, as stored; and the row's mean (if CENTRED) and rstd, [BLOCK]."""
+    x_ptr, dz_ptr, mean_ptr, rstd_ptr, x_stride, dz_stride = source
+    x_ptrs = vectors_of(x_ptr, row, x_stride, vector, VECTOR)
+    dz_ptrs = vectors_of(dz_ptr, row, dz_stride, vector, VECTOR)
+    rstd = tl.load(rstd_ptr + row, mask=row < rows, other=0.0)
+    mean = tl.load(mean_ptr + row, mask=row < rows, other=0.0) if CENTRED else rstd
+    x = ()
+    dz = ()
+    for k in tl.static_range(CHUNKS):
+        mask = ((row < rows) & inside[k] if MASKED else row < rows)[:, None]
+        x = x + (tl.load(x_ptrs + k * STEP, mask=mask, other=0.0),)
+        dz = dz + (tl.load(dz_ptrs + k * STEP, mask=mask, other=0.0),)
+    return x, dz, mean, rstd
 
 
 @triton.jit
@@ -63,13 +88,15 @@ def norm_backward_kernel(
     DSUM: tl.constexpr, DBRANCH: tl.constexpr,
     VECTOR: tl.constexpr, CHUNKS: tl.constexpr, SEGMENT: tl.constexpr, SEGMENTS: tl.constexpr,
     SEGMENT_LANES: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
-    PASSES_PER_FLUSH: tl.constexpr,
+    PASSES_PER_FLUSH: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """dx [rows, D] and partial sums [programs, K]: D of dγ, D of dβ, and (M1 + N) · SEGMENTS of the tables.
 
     Strides of rows in vectors, of tables in elements. With DSUM a gradient is added to dx, with DBRANCH dx is stored
     twice, in two dtypes.
     """
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     ROWS: tl.constexpr = BLOCK // LANES
     D: tl.constexpr = SEGMENTS * SEGMENT * VECTOR
     MASKED: tl.constexpr = LANES * CHUNKS != SEGMENTS * SEGMENT
@@ -87,6 +114,11 @@ def norm_backward_kernel(
     program = tl.program_id(0)
     step = tl.num_programs(0)
     tiles = tl.cdiv(rows, ROWS)
+    source = (x_ptr, dz_ptr, mean_ptr, rstd_ptr, x_stride, dz_stride)
+    BY_HAND: tl.constexpr = STAGES == 0
+    if BY_HAND:
+        row = tl.cast(program, tl.int64) * ROWS + tl.arange(0, BLOCK) // LANES
+        ahead = load_rows(source, row, rows, vector, inside, CENTRED, VECTOR, CHUNKS, STEP, MASKED)
     for start in tl.range(program, tiles, step * PASSES_PER_FLUSH):
         dweight = ()
         dbias = ()
@@ -95,13 +127,20 @@ def norm_backward_kernel(
             dbias = dbias + (tl.zeros([BLOCK, VECTOR], tl.float32),)
         sums_a = zeros(M1, BLOCK)
         sums_b = zeros(N, BLOCK)
-        for tile in tl.range(start, tl.minimum(start + step * PASSES_PER_FLUSH, tiles), step, num_stages=STAGES):
+        for tile in tl.range(
+            start, tl.minimum(start + step * PASSES_PER_FLUSH, tiles), step, num_stages=1 if BY_HAND else STAGES
+        ):
             row = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, BLOCK) // LANES
-            x_ptrs = vectors_of(x_ptr, row, x_stride, vector, VECTOR)
-            dz_ptrs = vectors_of(dz_ptr, row, dz_stride, vector, VECTOR)
-            rstd = tl.load(rstd_ptr + row, mask=row < rows, other=0.0)[:, None]
-            if CENTRED:
-                mean = tl.load(mean_ptr + row, mask=row < rows, other=0.0)[:, None]
+            if BY_HAND:
+                x_parts, dz_parts, mean, rstd = ahead
+                next_row = row + tl.cast(step, tl.int64) * ROWS
+                ahead = load_rows(source, next_row, rows, vector, inside, CENTRED, VECTOR, CHUNKS, STEP, MASKED)
+            else:
+                x_parts, dz_parts, mean, rstd = load_rows(
+                    source, row, rows, vector, inside, CENTRED, VECTOR, CHUNKS, STEP, MASKED
+                )
+            rstd = rstd[:, None]
+            shift = -1.0 * mean[:, None] * rstd
             new_a = ()
             new_b = ()
             new_weight = ()
@@ -111,12 +150,12 @@ def norm_backward_kernel(
             along_e = tl.zeros([BLOCK, VECTOR], tl.float32)
             along_ex = tl.zeros([BLOCK, VECTOR], tl.float32)
             for k in tl.static_range(CHUNKS):
-                mask = ((row < rows) & inside[k] if MASKED else row < rows)[:, None]
-                x = to_float32(tl.load(x_ptrs + k * STEP, mask=mask, other=0.0))
-                dy = to_float32(tl.load(dz_ptrs + k * STEP, mask=mask, other=0.0))
+                x = to_float32(x_parts[k])
+                dy = to_float32(dz_parts[k])
                 if CENTRED:
-                    x = x - mean
-                x = x * rstd
+                    x = tl.fma(x, rstd, shift)
+                else:
+                    x = x * rstd
                 if M1 > 0:
                     y = x * weight[k]
                     if BIAS:
@@ -148,10 +187,10 @@ def norm_backward_kernel(
             if CENTRED:
                 pairs = row_sums(tl.join(tl.sum(along_e, 1), of_ex), LANES)
                 of_e, of_ex = tl.split(pairs)
-                mean_e = of_e[:, None] * (1.0 / D)
+                minus_mean_e = of_e[:, None] * (-1.0 / D) * rstd
             else:
                 of_ex = tl.reshape(row_sums(of_ex[:, None], LANES), [BLOCK])
-            minus_mean_ex = of_ex[:, None] * (-1.0 / D)
+            minus_mean_ex = of_ex[:, None] * (-1.0 / D) * rstd
             dx_ptrs = vectors_of(dx_ptr, row, D // VECTOR, vector, VECTOR)
             if DSUM:
                 dsum_ptrs = vectors_of(dsum_ptr, row, dsum_stride, vector, VECTOR)
@@ -159,10 +198,11 @@ def norm_backward_kernel(
                 dbranch_ptrs = vectors_of(dbranch_ptr, row, D // VECTOR, vector, VECTOR)
             for k in tl.static_range(CHUNKS):
                 mask = ((row < rows) & inside[k] if MASKED else row < rows)[:, None]
-                e = es[k]
                 if CENTRED:
-                    e = e - mean_e
-                dx = tl.fma(xs[k], minus_mean_ex, e) * rstd
+                    dx = tl.fma(es[k], rstd, minus_mean_e)
+                else:
+                    dx = es[k] * rstd
+                dx = tl.fma(xs[k], minus_mean_ex, dx)
                 if DSUM:
                     dx += to_float32(tl.load(dsum_ptrs + k * STEP, mask=mask, other=0.0))
                 tl.store(dx_ptrs + k * STEP, dx, mask=mask)
@@ -193,9 +233,11 @@ def norm_backward_kernel(
 def norm_sums_kernel(
     partial_ptr, b_ptr, dweight_ptr, dbias_ptr, da_ptr, db_ptr, programs, b_stride,
     D: tl.constexpr, BIAS: tl.constexpr, SEGMENTS: tl.constexpr, M1: tl.constexpr, N: tl.constexpr,
-    COLUMNS: tl.constexpr, TILE: tl.constexpr,
+    COLUMNS: tl.constexpr, TILE: tl.constexpr, EARLY: tl.constexpr = False,
 ):  # fmt: skip
     """The sums over programs, in a fixed order: COLUMNS of the K sums in a program; da [G, M1] and db [G, N]."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     OF_BIAS: tl.constexpr = D if BIAS else 0
     K: tl.constexpr = D + OF_BIAS + (M1 + N) * SEGMENTS
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -218,13 +260,20 @@ def norm_sums_kernel(
         tl.store(db_ptr + group * N + i - M1, tl.where(b < 0, result, -1.0 * result), mask=of_b)
 
 
-def launch_size(columns: int, x_bytes: int) -> tuple[int, int, int, int, int]:
-    """Return (columns in a vector, chunks, warps, programs on a multiprocessor, STAGES), as `norm_forward` has them.
+def launch_size(layout: RowLayout, coefficients: int, x_bytes: int, capability: int) -> tuple[int, int, int]:
+    """Return (warps, programs on a multiprocessor, STAGES), for so many coefficients of a group.
 
-    The fastest of fifteen on an H200, for float32 x and 50,432 rows, at 192, 384 and 768 columns (2026-11-28).
-    Vectors of four: with 24 columns a position, the compiler needs every register that there is.
+    STAGES = 0: the next rows are loaded by hand, into registers. The fastest of some forty on an H100, for float32 x
+    and 50,432 rows, at 192, 384 and 768 columns (2026-11-28). Programs are as small as a row allows, since warps of one
+    program wait for one another. Twelve warps on a multiprocessor leave a thread 168 registers: enough for these sums,
+    but not where 16 bits are unpacked from shared memory too, nor on Blackwell, whose compiler pairs multiply-adds.
     """
-    return 4, 0, 4, 3 if columns <= 192 else 2, 3
+    if capability >= 100:
+        return 4, 2, 3
+    few = layout.chunks * layout.vector <= 12 and coefficients <= 10
+    if layout.lanes <= 32:
+        return 1, 12 if few else 8, 0
+    return 2, (6 if x_bytes == 4 else 5) if few else 4, 3
 
 
 @cached_per_shape
@@ -238,8 +287,11 @@ def launch_config(
     """Return both launches, and the shape of what lies between; strides: of dz, x and dsum; dtypes: of parameters."""
     columns, rows = int(shape[-1]), math.prod(shape[:-1])
     m1, n, groups = a_shape[1], b_shape[1], max(a_shape[0], b_shape[0])
-    vector, chunks, warps, on_multiprocessor, stages = size or launch_size(columns, x_dtype.itemsize)
+    vector, chunks = size[:2] if size else (4, 0)
     layout = row_layout(columns, groups, math.gcd(vector, columns // groups, *strides), chunks)
+    warps, on_multiprocessor, stages = (
+        size[2:] if size else launch_size(layout, m1 + n, x_dtype.itemsize, capability(device))
+    )
     block, warps = block_and_warps(layout, warps)
     on_multiprocessor = min(on_multiprocessor, max(MOST_WARPS // warps, 1))  # where rows are wide
     has_bias = dtypes[1] is not None
@@ -249,13 +301,14 @@ def launch_config(
     main = BoundLaunch(
         norm_backward_kernel, (programs, 1),
         (rows, *(stride // layout.vector for stride in strides), *table_strides),
+        registers_for(warps * on_multiprocessor, device) | early(device, waits=False),
         M1=m1, N=n, CENTRED=centred, BIAS=has_bias, DSUM=dsum_dtype is not None, DBRANCH=branch_dtype is not None,
-        **constants(layout, block), STAGES=stages, PASSES_PER_FLUSH=PASSES_PER_FLUSH, num_warps=warps,
+        **constants(layout, block), STAGES=stages, PASSES_PER_FLUSH=PASSES_PER_FLUSH, EARLY=False, num_warps=warps,
     )  # fmt: skip
     last = BoundLaunch(
-        norm_sums_kernel, (triton.cdiv(sums, SUMS_OF_A_PROGRAM), 1), (programs, table_strides[1]),
-        D=columns, BIAS=has_bias, SEGMENTS=groups, M1=m1, N=n,
-        COLUMNS=SUMS_OF_A_PROGRAM, TILE=4 if INTERPRETED else 256, num_warps=8,
+        norm_sums_kernel, (triton.cdiv(sums, SUMS), 1), (programs, table_strides[1]),
+        early(device, waits=True), EARLY=False, D=columns, BIAS=has_bias, SEGMENTS=groups, M1=m1, N=n,
+        COLUMNS=SUMS, TILE=PROGRAMS, num_warps=16,
     )  # fmt: skip
     return main, (programs, sums), last
 

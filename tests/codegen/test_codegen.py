@@ -31,6 +31,7 @@ from flashkat_lite.kernels import (
     norm_backward,
     norm_forward,
 )
+from flashkat_lite.kernels import launch as launching
 
 CAPABILITIES = (75, 80, 90, 100, 120)  # one of each generation
 PAPERS_AND_NEWEST = (90, 120)
@@ -89,6 +90,13 @@ def kernel_of(name):
     return getattr(MODULES[name], f"{stem}_kernel")
 
 
+def believe(patch, module, capability):
+    """Have a launcher plan for a GPU of NVIDIA's of that compute capability."""
+    patch.setattr(launching, "INTERPRETED", False)
+    for place in (launching, module):
+        patch.setattr(place, "capability", lambda device: capability, raising=False)
+
+
 def launch(name, x, degrees, groups, capability=90):
     """The launch that the launcher makes for x on a GPU of that compute capability."""
     module, kernel = MODULES[name], kernel_of(name)
@@ -97,12 +105,12 @@ def launch(name, x, degrees, groups, capability=90):
     inputs = (x, a, b) if name == "forward" else (x, x, a, b)
     caught, other = Caught(), Caught()
 
-    def planned(asked, grid, scalars, **constants):
+    def planned(asked, grid, scalars, options=None, **constants):
         launched = caught if asked is kernel else other
-        return lambda *tensors: launched[grid](*tensors, *scalars, **constants)
+        return lambda *tensors: launched[grid](*tensors, *scalars, **(constants | (options or {})))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "capability", lambda device: capability, raising=False)
+        believe(patch, module, capability)
         if hasattr(module, "launch_config"):
             patch.setattr(module, "launch_config", module.launch_config.__wrapped__)  # of which nothing stays
             patch.setattr(module, "BoundLaunch", planned)
@@ -117,11 +125,9 @@ def launch(name, x, degrees, groups, capability=90):
 def request(name, dtype, degrees, width, capability):
     caught, pointers = launch(name, torch.zeros(3, 2 * width, dtype=DTYPES[dtype]), degrees, 2, capability)
     constexprs = dict(caught.keywords)
-    num_warps = constexprs.pop("num_warps")
+    options = {key: constexprs.pop(key) for key in ("num_warps", "maxnreg") if key in constexprs}
     constexprs.pop("enable_fp_fusion", None)
-    return dict(
-        kernel=kernel_of(name), constexprs=constexprs, pointers=pointers, num_warps=num_warps, capability=capability
-    )
+    return dict(kernel=kernel_of(name), constexprs=constexprs, pointers=pointers, capability=capability, **options)
 
 
 def norm_request(name, x_dtype, columns, capability, branch=False):
@@ -132,11 +138,12 @@ def norm_request(name, x_dtype, columns, capability, branch=False):
     weight, a, b = torch.ones(columns), torch.ones(8, 6), torch.ones(8, 4)
     caught, other = Caught(), Caught()
 
-    def planned(asked, grid, scalars, **constants):
+    def planned(asked, grid, scalars, options=None, **constants):
         launched = caught if asked is kernel else other
-        return lambda *tensors: launched[grid](*tensors, *scalars, **constants)
+        return lambda *tensors: launched[grid](*tensors, *scalars, **(constants | (options or {})))
 
     with pytest.MonkeyPatch.context() as patch:
+        believe(patch, module, capability)
         patch.setattr(module, "launch_config", module.launch_config.__wrapped__)
         patch.setattr(module, "BoundLaunch", planned)
         if name == "norm_forward":
@@ -148,8 +155,8 @@ def norm_request(name, x_dtype, columns, capability, branch=False):
     pointers = dict(zip(kernel.arg_names, caught.arguments))
     pointers = {key: NAMES[t.dtype] for key, t in pointers.items() if isinstance(t, torch.Tensor)}
     constexprs = dict(caught.keywords)
-    num_warps = constexprs.pop("num_warps")
-    return dict(kernel=kernel, constexprs=constexprs, pointers=pointers, num_warps=num_warps, capability=capability)
+    options = {key: constexprs.pop(key) for key in ("num_warps", "maxnreg") if key in constexprs}
+    return dict(kernel=kernel, constexprs=constexprs, pointers=pointers, capability=capability, **options)
 
 
 NORM_CASES = (
@@ -323,8 +330,8 @@ def test_a_notebooks_launches_fuse_multiply_adds_unless_its_reader_says_otherwis
 
 def test_amds_mi300_compiles():
     cases = [("forward", "bf16"), ("stationary", "fp32"), ("stationary", "bf16")]
-    jobs = [request(name, dtype, (5, 4), 96, 90) | dict(capability="gfx942") for name, dtype in cases]
-    jobs += [norm_request("norm_forward", "fp32", 192, 90) | dict(capability="gfx942")]
+    jobs = [request(name, dtype, (5, 4), 96, 0) | dict(capability="gfx942") for name, dtype in cases]
+    jobs += [norm_request("norm_forward", "fp32", 192, 0) | dict(capability="gfx942")]
     for report in inspect_many(jobs):
         assert report.spills == 0 and report.count("global_load_dwordx4|buffer_load_dwordx4") > 0
         assert "v_rcp_f32" in report.sass and report.count("global_atomic") == 0

@@ -23,6 +23,7 @@ from flashkat_lite._torch import (
     sources,
 )
 from flashkat_lite.kernels import backward_stationary, norm_backward, norm_forward
+from flashkat_lite.kernels import launch as launching
 
 LAUNCH = torch.ops.higher_order.triton_kernel_wrapper_functional
 
@@ -37,7 +38,8 @@ class H200:
 @pytest.fixture
 def an_h200(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(backward_stationary, "capability", lambda device: 90)
+    for module in (backward_stationary, norm_backward, launching):
+        monkeypatch.setattr(module, "capability", lambda device: 90)
     for module in (backward_stationary, norm_forward, norm_backward):
         monkeypatch.setattr(module, "multiprocessors", lambda device: 132)
     monkeypatch.setattr(type(driver), "active", H200())
