@@ -1,10 +1,15 @@
 """What folders of tests share. Imports neither torch nor Triton: tests/kernels sets the interpreter up first."""
 
 import itertools
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+import tools  # noqa: F401 (before nbformat: see there)
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONIOENCODING"] = "utf-8"  # of programs that tests run and read
@@ -43,12 +48,42 @@ def root():
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
+def shared(tmp_path_factory):
+    """A folder that all workers of this run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory, shared):
     """The environment in which chapters run."""
     from tools.notebooks import execute
 
-    fonts = tmp_path_factory.getbasetemp().parent / "matplotlib"  # one cache of them for all workers
-    return execute.environment(tmp_path_factory.mktemp("environment")) | {"MPLCONFIGDIR": str(fonts)}
+    fonts = {"MPLCONFIGDIR": str(shared / "matplotlib")}  # one cache of them for all workers
+    return execute.environment(tmp_path_factory.mktemp("environment")) | fonts
+
+
+@pytest.fixture(scope="session")
+def warm_environment(tmp_path_factory, shared):
+    """The same, but where there is no GPU kernels start within a second: forked from one process for all workers."""
+    import torch
+    import warm
+
+    from tools.notebooks import execute
+
+    folder = tmp_path_factory.mktemp("environment")
+    environment = execute.environment(folder) | {"MPLCONFIGDIR": str(shared / "matplotlib")}
+    if sys.platform != "linux" or torch.cuda.is_available():
+        yield environment
+        return
+    with FileLock(shared / "warm.lock"):
+        holder = warm.hold(shared, environment)
+    file = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec = json.loads(file.read_text(encoding="utf-8"))
+    spec["argv"] = warm.command(shared, spec["argv"])
+    file.write_text(json.dumps(spec), encoding="utf-8")
+    yield environment | {"TRITON_INTERPRET": "1"}
+    holder.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from .. import notebooks
+from .. import WITHOUT_IT, notebooks
 from ..address import branch, repository
 from ..notebooks.status import write_status_page
 from ..paths import BUILD, ROOT
@@ -99,7 +99,7 @@ def run_jupyter_book(config: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "from jupyter_book.cli.main import main; main()",
+        f"{WITHOUT_IT}from jupyter_book.cli.main import main; main()",
         "build",
         ".",
         "--config",
