@@ -252,11 +252,12 @@ def test_no_modules_of_the_lab_import_one_another_in_a_circle(root):
 
 
 ALONE = """
-import importlib, os, sys
+import gc, importlib, os, sys
 import IPython.display, ipywidgets, matplotlib.pyplot, numpy, torch, torch._dynamo  # others' modules: once for all
 if importlib.util.find_spec("triton"):
     import triton.runtime.interpreter
 IPython.display.display = lambda *_: None
+gc.freeze()
 for name in sys.argv[1:]:
     if not (child := os.fork()):
         importlib.import_module(name)

@@ -63,7 +63,7 @@ def package_sha256(notebook, root=ROOT):
         tag.removeprefix("source:") for cell in notebook.cells for tag in tags(cell) if tag.startswith("source:")
     }
     modules = sorted(package.closure(direct))
-    return _sha256([[name, _compared(package.source(name))] for name in modules])
+    return _sha256([[name, _compared(package.tree(name))] for name in modules])
 
 
 # A module's source is parsed once for all chapters.
@@ -75,13 +75,13 @@ def _tree(source):
 
 
 @functools.cache
-def _compared(source):
-    return syntax(_tree(source), docstrings=False)
+def _compared(tree):
+    return syntax(tree, docstrings=False)
 
 
 @functools.cache
-def _import_statements(source):
-    return [node for node in ast.walk(_tree(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+def _import_statements(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 class Package:
@@ -89,16 +89,12 @@ class Package:
 
     def __init__(self, root=ROOT):
         self.root = root
-        self.source = functools.cache(lambda module: self.path(module).read_text(encoding="utf-8"))
+        self.tree = functools.cache(lambda module: _tree(self.path(module).read_text(encoding="utf-8")))
 
     def path(self, module):
         """The file of a module, or None where the package has no such module."""
         stem = self.root.joinpath(*module.split("."))
         return next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
-
-    def tree(self, module):
-        """The syntax tree of a module."""
-        return _tree(self.source(module))
 
     def closure(self, modules):
         """The modules, and all that they import inside the package."""
@@ -108,16 +104,13 @@ class Package:
             if self.path(module) and not module.startswith(UNHASHED):
                 found.add(module)
                 # A module that asks the package for its version does not use all that the package re-exports.
-                todo |= self._imported(_import_statements(self.source(module)), module) - found - {PACKAGE}
+                todo |= self.imports(self.tree(module), module) - found - {PACKAGE}
         return found
 
     def imports(self, tree, module=None):
         """The package's modules that a tree imports, at any depth; a name counts as the module that defines it."""
-        return self._imported(ast.walk(tree), module)
-
-    def _imported(self, nodes, module):
         found = set()
-        for node in nodes:
+        for node in _import_statements(tree):
             if isinstance(node, ast.Import):
                 found |= {name for alias in node.names for name in self.reach(alias.name)}
             elif isinstance(node, ast.ImportFrom):
