@@ -1,5 +1,6 @@
 """What folders of tests share. Imports neither torch nor Triton: tests/kernels sets the interpreter up first."""
 
+import functools
 import gc
 import itertools
 import json
@@ -70,26 +71,37 @@ def environment(tmp_path_factory, shared):
 
 
 @pytest.fixture(scope="session")
-def warm_environment(tmp_path_factory, shared):
-    """The same, but where there is no GPU kernels start within a second: forked from one process for all workers."""
+def warm(environment, shared):
+    """Makes of a command that starts a Python with -m or -c the one that starts it warm, where there is no GPU.
+
+    It is forked from one process for all workers; kernels are interpreted: see warm.py.
+    """
     import torch
     import warm
 
-    from tools.notebooks import execute
-
-    folder = tmp_path_factory.mktemp("environment")
-    environment = execute.environment(folder) | {"MPLCONFIGDIR": str(shared / "matplotlib")}
     if sys.platform != "linux" or torch.cuda.is_available():
-        yield environment
+        yield lambda command: command
         return
     with FileLock(shared / "warm.lock"):
         holder = warm.hold(shared, environment)
+    yield functools.partial(warm.command, shared)
+    holder.close()
+
+
+@pytest.fixture(scope="session")
+def warm_environment(tmp_path_factory, environment, warm):
+    """The environment in which chapters run, whose kernels start warm."""
+    from tools.notebooks import execute
+
+    folder = tmp_path_factory.mktemp("environment")
+    made = execute.environment(folder) | {"MPLCONFIGDIR": environment["MPLCONFIGDIR"]}
     file = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
     spec = json.loads(file.read_text(encoding="utf-8"))
-    spec["argv"] = warm.command(shared, spec["argv"])
-    file.write_text(json.dumps(spec), encoding="utf-8")
-    yield environment | {"TRITON_INTERPRET": "1"}
-    holder.close()
+    command = warm(spec["argv"])
+    if command != spec["argv"]:
+        file.write_text(json.dumps(spec | {"argv": command}), encoding="utf-8")
+        made["TRITON_INTERPRET"] = "1"
+    return made
 
 
 @pytest.fixture

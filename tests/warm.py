@@ -134,6 +134,7 @@ def become(connection, said, files):
     os.environ.update(asked["environ"])
     os.chdir(asked["cwd"])
     sys.path[0] = ""
+    sys.path[1:1] = [e for e in os.environ.get("PYTHONPATH", "").split(os.pathsep) if e and e not in sys.path]
     status = 1
     try:
         run(*asked["arguments"])
