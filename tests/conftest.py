@@ -1,10 +1,17 @@
 """What folders of tests share. Imports neither torch nor Triton: tests/kernels sets the interpreter up first."""
 
+import functools
+import gc
 import itertools
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+import tools  # noqa: F401 (before nbformat: see there)
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONIOENCODING"] = "utf-8"  # of programs that tests run and read
@@ -36,6 +43,11 @@ def pytest_collection_modifyitems(items):
     items[:] = [*given, *(item for item in slow if item not in given), *quick]
 
 
+def pytest_collection_finish():
+    """What was imported stays: a fifth of some tests' time was the search for garbage among it."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def root():
     """The repository."""
@@ -43,12 +55,53 @@ def root():
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
+def shared(tmp_path_factory):
+    """A folder that all workers of this run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory, shared):
     """The environment in which chapters run."""
     from tools.notebooks import execute
 
-    fonts = tmp_path_factory.getbasetemp().parent / "matplotlib"  # one cache of them for all workers
-    return execute.environment(tmp_path_factory.mktemp("environment")) | {"MPLCONFIGDIR": str(fonts)}
+    fonts = {"MPLCONFIGDIR": str(shared / "matplotlib")}  # one cache of them for all workers
+    return execute.environment(tmp_path_factory.mktemp("environment")) | fonts
+
+
+@pytest.fixture(scope="session")
+def warm(environment, shared):
+    """Makes of a command that starts a Python with -m or -c the one that starts it warm, where there is no GPU.
+
+    It is forked from one process for all workers; kernels are interpreted: see warm.py.
+    """
+    import torch
+    import warm
+
+    if sys.platform != "linux" or torch.cuda.is_available():
+        yield lambda command: command
+        return
+    with FileLock(shared / "warm.lock"):
+        holder = warm.hold(shared, environment)
+    yield functools.partial(warm.command, shared)
+    holder.close()
+
+
+@pytest.fixture(scope="session")
+def warm_environment(tmp_path_factory, environment, warm):
+    """The environment in which chapters run, whose kernels start warm."""
+    from tools.notebooks import execute
+
+    folder = tmp_path_factory.mktemp("environment")
+    made = execute.environment(folder) | {"MPLCONFIGDIR": environment["MPLCONFIGDIR"]}
+    file = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec = json.loads(file.read_text(encoding="utf-8"))
+    command = warm(spec["argv"])
+    if command != spec["argv"]:
+        file.write_text(json.dumps(spec | {"argv": command}), encoding="utf-8")
+        made["TRITON_INTERPRET"] = "1"
+    return made
 
 
 @pytest.fixture

@@ -24,18 +24,27 @@ AXE = Package(
     "sha512-Xm7bpRXnDSX2YE2YFfBk2FnF0ep6tmG7xPh8iHee8MIcrgq762Nkce856dYtJYLkuIoYZvGfTs/PbZhideTcEg==",
     (("package/axe.min.js", ""),),
 )
-# Highlighted words of one kind are alike to axe, which takes seconds over thousands of them: the first of each stays.
+# Words of one kind are alike to axe, which takes seconds over thousands of them: the first of each stays. Nor are a
+# picture's parts anything to axe, unless they can be reached or have a name.
 UNWRAP = """() => {
-  const seen = new Set();
-  const alike = [...document.querySelectorAll(".highlight pre span")].filter((word) => {
-    if (word.children.length) return false;
-    const look = word.className + [word, word.closest("pre"), word.closest(".highlight")].map((element) => {
-      const style = getComputedStyle(element);
-      return [style.color, style.backgroundColor, style.opacity, style.fontWeight].join();
-    }).join();
-    return seen.has(look) || !seen.add(look);
-  });
-  for (const word of alike) word.replaceWith(word.textContent);
+  const seen = new Set(), kept = new Set();
+  for (let alike = [0]; alike.length;) {
+    alike = [...document.querySelectorAll(".highlight pre span, .sig span")].filter((word) => {
+      if (word.children.length || kept.has(word)) return false;
+      const around = [word, word.parentElement, word.closest("pre, .sig"), word.closest(".highlight, .sig")];
+      const look = word.className + around.map((element) => {
+        const style = getComputedStyle(element);
+        return [style.color, style.backgroundColor, style.opacity, style.fontWeight].join();
+      }).join();
+      if (seen.has(look)) return true;
+      seen.add(look);
+      return !kept.add(word);
+    });
+    for (const word of alike) word.replaceWith(word.textContent);
+  }
+  for (const picture of document.querySelectorAll("svg:is([role=img], [aria-hidden=true])")) {
+    if (!picture.querySelector("a, title, [tabindex], [role], [aria-label]")) picture.replaceChildren();
+  }
 }"""
 # What looks like what stands before it has its contrast too: the first of each stays.
 THIN = """() => {

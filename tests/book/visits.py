@@ -1,5 +1,6 @@
 """A visit to a built page: what a reader would see go wrong, as a list of faults."""
 
+import functools
 from contextlib import contextmanager
 
 from playwright.sync_api import TimeoutError as TookTooLong
@@ -73,12 +74,16 @@ MOTIONS = """() => [...document.querySelectorAll(".fk-motion :is(.fk-motion-stag
   .map((part) => part.innerHTML).join()"""
 
 
+@functools.cache
+def _context(browser, scripts):
+    """One for all visits, so that a page's scripts are read and compiled once."""
+    return browser.new_context(java_script_enabled=scripts)
+
+
 @contextmanager
 def visit(browser, base, page, scheme="light", width=1280, vendored=True, scripts=True):
     """Open a page until all of it is drawn; yields (tab, faults), with faults of network and console so far."""
-    viewport = {"width": width, "height": 900}
-    context = browser.new_context(viewport=viewport, color_scheme=scheme, java_script_enabled=scripts)
-    tab, faults = context.new_page(), []
+    tab, faults = _context(browser, scripts).new_page(), []
 
     def console(message):
         if message.type == "error":
@@ -88,15 +93,21 @@ def visit(browser, base, page, scheme="light", width=1280, vendored=True, script
         if vendored and not asked.url.startswith((base, "data:", "blob:")):
             faults.append(f"asked a third party: {asked.url}")
 
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.emulate_media(color_scheme=scheme)
     tab.on("console", console)
     tab.on("pageerror", lambda error: faults.append(f"script: {error}"))
     tab.on("request", request)
     tab.on("response", lambda answer: faults.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None)
-    tab.goto(f"{base}{page}.html", wait_until="load")
-    if scripts:
-        tab.evaluate(READY)
-    yield tab, faults
-    context.close()
+    try:
+        tab.goto(f"{base}{page}.html", wait_until="load")
+        if scripts:
+            tab.evaluate(READY)
+        yield tab, faults
+        if scripts:
+            tab.evaluate("localStorage.clear()")  # the next visitor is another
+    finally:
+        tab.close()
 
 
 def becomes(tab, condition, before=None):

@@ -52,14 +52,14 @@ def exercises(notebook):
 
 
 @every_chapter
-def test_it_runs_and_every_exercise_can_fail_and_can_be_solved(path, environment, tmp_path):
+def test_it_runs_and_every_exercise_can_fail_and_can_be_solved(path, warm_environment, tmp_path):
     """In one run for the time that it takes: each check rejects the stub, and accepts the solution after it."""
     chapter = notebooks.read(path)
     checks = [cell for cell in notebooks.code_cells(chapter) if "check" in notebooks.tags(cell)]
     for check in checks:
         check.metadata.tags = ["raises-exception"]
     notebooks.write(chapter, tmp_path / path.name)
-    executed, failed = execute.nbmake(tmp_path / path.name, environment)
+    executed, failed = execute.nbmake(tmp_path / path.name, warm_environment)
     assert failed is None, failed
     errors = {cell.id: output.ename for cell, output in outputs(executed) if output.output_type == "error"}
     assert errors == {check.id: "NotImplementedError" for check in checks}

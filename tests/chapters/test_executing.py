@@ -1,5 +1,11 @@
 """`make execute`: what passes is kept, stamped; what fails changes nothing and is named."""
 
+import contextlib
+import os
+import subprocess
+import sys
+
+import psutil
 import pytest
 
 from tools import notebooks
@@ -93,6 +99,24 @@ def test_a_run_that_does_not_end_well_is_a_failure(notebook, code, tmp_path, env
     notebooks.write(notebook(code("1", "fine"), code(source, "culprit")), path)
     _, failed = execute.nbmake(path, environment, timeout=2)
     assert said in failed
+
+
+def test_a_warm_process_reads_prints_ends_and_is_ended_as_another_would_be(warm, tmp_path):
+    code = "import os, sys\nprint(sys.stdin.read(), os.getcwd(), sys.argv[1:])\nsys.exit(int(os.environ['ENDS']))"
+    done = subprocess.run(
+        warm([sys.executable, "-c", code, "one", "two"]), input="in", env=os.environ | {"ENDS": "3"}, cwd=tmp_path,
+        capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (3, f"in {tmp_path} ['one', 'two']")
+    wrong = subprocess.run(warm([sys.executable, "-c", "1 / 0"]), capture_output=True, encoding="utf-8")
+    assert wrong.returncode == 1 and "ZeroDivisionError" in wrong.stderr
+    code = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
+    asked = subprocess.Popen(warm([sys.executable, "-c", code]), stdout=subprocess.PIPE, encoding="utf-8")
+    process = psutil.Process(int(asked.stdout.readline()))
+    asked.kill()
+    asked.communicate()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.wait(10)
 
 
 def test_outputs_of_a_skipped_cell_stay_unless_it_is_a_check(notebook, code):

@@ -351,6 +351,8 @@ NOTEBOOK = """
     import triton
     import triton.language as tl
     from flashkat_lite.inspection import inspect_kernel
+    from flashkat_lite.kernels import INTERPRETED
+    from flashkat_lite.kernels.backward_atomic import backward_atomic_kernel
     from flashkat_lite.kernels.polynomial import horner as polynomial
 
     SCALE = tl.constexpr(3.0)
@@ -368,23 +370,14 @@ NOTEBOOK = """
     if __name__ == "__main__":
         report = inspect_kernel(kernel, dict(BLOCK=256), capability=80, num_warps=2)
         print(report.capability, report.spills, report.atomics, report.count("STG") > 0, "sm_80" in report.ptx)
+        print(INTERPRETED, inspect_kernel(backward_atomic_kernel, dict(M1=3, N=1, BLOCK=256), num_warps=8).atomics)
 """
 
 
 @pytest.mark.parametrize("interpret", ["0", "1"])
-def test_a_notebooks_kernel_is_compiled_with_the_interpreter_or_without(tmp_path, interpret):
-    assert script(tmp_path, NOTEBOOK, TRITON_INTERPRET=interpret) == ["80", "0", "0", "True", "True"]
-
-
-def test_a_packages_kernel_is_compiled_beside_the_interpreter(tmp_path):
-    text = """
-        from flashkat_lite.inspection import inspect_kernel
-        from flashkat_lite.kernels import INTERPRETED
-        from flashkat_lite.kernels.backward_atomic import backward_atomic_kernel
-
-        print(INTERPRETED, inspect_kernel(backward_atomic_kernel, dict(M1=3, N=1, BLOCK=256), num_warps=8).atomics)
-    """
-    assert script(tmp_path, text, TRITON_INTERPRET="1") == ["True", "4"]
+def test_a_notebooks_kernel_and_a_packages_are_compiled_with_the_interpreter_or_without(tmp_path, interpret):
+    said = script(tmp_path, NOTEBOOK, TRITON_INTERPRET=interpret)
+    assert said == ["80", "0", "0", "True", "True", str(interpret == "1"), "4"]
 
 
 @triton.jit
@@ -400,20 +393,17 @@ def test_a_compile_error_says_what_the_compiler_said():
 
 def test_the_compilers_processes_are_kept_and_one_that_dies_is_replaced(monkeypatch):
     monkeypatch.setattr(inspection, "_idle", [])
+    monkeypatch.setattr(inspection, "CORES", 1)
     requests = [request("atomic", "fp32", (n, 1), 96, 90) for n in (2, 3)]
     inspect_many(requests)
     kept = list(inspection._idle)
     assert [report.atomics for report in inspect_many(requests)] == [4, 5]
-    assert sorted(map(id, inspection._idle)) == sorted(map(id, kept))
-    for compiler in kept:
-        compiler.process.kill()
-        compiler.process.wait()
-    assert inspect_many(requests[:1])[0].atomics == 4, "those that died unseen are replaced"
-    inspection._idle[0].process.kill()
-    inspection._idle[0].process.wait()
-    assert "ended with -9" in inspection._idle.pop()({"path": "nowhere"})["error"], "one that dies at work says so"
-    assert inspect_many(requests[:1])[0].atomics == 4
+    assert len(kept) == 1 and inspection._idle == kept
+    kept[0].process.kill()
+    kept[0].process.wait()
+    assert "ended with -9" in kept[0]({"path": "nowhere"})["error"], "one that dies at work says so"
+    assert inspect_many(requests[:1])[0].atomics == 4, "one that died unseen is replaced"
     monkeypatch.setenv("TRITON_CACHE_DIR", os.environ.get("TRITON_CACHE_DIR", os.path.expanduser("~/.triton/cache")))
     assert inspect_many(requests[:1])[0].atomics == 4, "other settings, another process"
-    assert len(inspection._idle) == 2
+    assert len(inspection._idle) == 2 and kept[0] not in inspection._idle
     inspection._close()

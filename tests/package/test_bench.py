@@ -60,7 +60,7 @@ def test_instructions_are_counted_in_the_loop(dtype, least, most):
     assert least < shapes.instructions_an_element(dtype) < most
 
 
-def test_other_shapes_and_the_sweep_run_in_the_interpreter():
+def test_other_shapes_and_the_sweep_run_in_the_interpreter(warm):
     code = """if True:
         import json, torch
         from tools.measure import sweep
@@ -75,7 +75,8 @@ def test_other_shapes_and_the_sweep_run_in_the_interpreter():
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
+    command = warm([sys.executable, "-c", code])
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     assert not done.returncode, done.stderr
     measured, found = json.loads(done.stdout.splitlines()[-1])
     assert [(tuple(s["degrees"]), s["width"]) for s in measured[::2]] == [(d, w) for d, w in shapes.SHAPES[::4]]
@@ -132,7 +133,7 @@ def test_atomic_additions_are_counted():
     assert ladder.atomics("backward_block", 1000 * one_tile_rows, 768) == 1000 * 10 * 8
 
 
-def test_the_ladder_verifies_then_times_every_rung(tmp_path):
+def test_the_ladder_verifies_then_times_every_rung(warm):
     """In Triton's interpreter where there is no GPU, and so in a process of its own."""
     code = """if True:
         import json, torch
@@ -144,7 +145,8 @@ def test_the_ladder_verifies_then_times_every_rung(tmp_path):
         print("\\n" + json.dumps(data))
     """
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
-    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8")
+    command = warm([sys.executable, "-c", code])
+    answer = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("agrees with the reference") == 2
     results = json.loads(answer.stdout.splitlines()[-1])["results"]

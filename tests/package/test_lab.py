@@ -192,6 +192,16 @@ def test_a_figure_is_the_same_bytes_each_time_and_uses_our_palette():
     assert set(re.findall(r"#[0-9a-f]{6}\b", first)) <= set(figures.NAMES.values())
 
 
+def test_a_formula_is_read_once_for_all_drawings():
+    def draw():
+        figure, axes = figures.new()
+        axes.set(xlabel="$x_{formula}$", ylabel="$x_{formula}$")
+        return figures.svg(figure)
+
+    first, read = draw(), figures._parsed.cache_info().misses
+    assert draw() == first and figures._parsed.cache_info().misses == read > 0
+
+
 def test_an_inline_figure_has_a_name_and_no_colours_of_its_own():
     html = figures.inline(ladder(), 'two "bars"')
     assert 'role="img" aria-label="two &quot;bars&quot;"' in html
@@ -252,11 +262,12 @@ def test_no_modules_of_the_lab_import_one_another_in_a_circle(root):
 
 
 ALONE = """
-import importlib, os, sys
+import gc, importlib, os, sys
 import IPython.display, ipywidgets, matplotlib.pyplot, numpy, torch, torch._dynamo  # others' modules: once for all
 if importlib.util.find_spec("triton"):
     import triton.runtime.interpreter
 IPython.display.display = lambda *_: None
+gc.freeze()
 for name in sys.argv[1:]:
     if not (child := os.fork()):
         importlib.import_module(name)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .. import notebooks
+from .. import WITHOUT_IT, notebooks
 from ..paths import BUILD, ROOT
 from . import stamp
 
@@ -69,7 +69,7 @@ def nbmake(source, env, timeout=TIMEOUT):
         copy = Path(shutil.copy(source, folder))
         options = ["-p", "nbmake.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", folder, "-c", os.devnull]
         options += ["--nbmake", "--overwrite", "--nbmake-kernel=python3", f"--nbmake-timeout={timeout}"]
-        command = [sys.executable, "-m", "pytest", *options, str(copy)]
+        command = [sys.executable, "-c", f"{WITHOUT_IT}import pytest; sys.exit(pytest.main())", *options, str(copy)]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", errors="replace")
         executed = notebooks.read(copy)
     return executed, failure(executed, done.stdout + done.stderr) if done.returncode else None

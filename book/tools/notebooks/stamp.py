@@ -63,7 +63,25 @@ def package_sha256(notebook, root=ROOT):
         tag.removeprefix("source:") for cell in notebook.cells for tag in tags(cell) if tag.startswith("source:")
     }
     modules = sorted(package.closure(direct))
-    return _sha256([[name, syntax(package.tree(name), docstrings=False)] for name in modules])
+    return _sha256([[name, _compared(package.tree(name))] for name in modules])
+
+
+# A module's source is parsed once for all chapters.
+
+
+@functools.cache
+def _tree(source):
+    return ast.parse(source)
+
+
+@functools.cache
+def _compared(tree):
+    return syntax(tree, docstrings=False)
+
+
+@functools.cache
+def _import_statements(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 class Package:
@@ -71,7 +89,7 @@ class Package:
 
     def __init__(self, root=ROOT):
         self.root = root
-        self.tree = functools.cache(lambda module: ast.parse(self.path(module).read_text(encoding="utf-8")))
+        self.tree = functools.cache(lambda module: _tree(self.path(module).read_text(encoding="utf-8")))
 
     def path(self, module):
         """The file of a module, or None where the package has no such module."""
@@ -92,7 +110,7 @@ class Package:
     def imports(self, tree, module=None):
         """The package's modules that a tree imports, at any depth; a name counts as the module that defines it."""
         found = set()
-        for node in ast.walk(tree):
+        for node in _import_statements(tree):
             if isinstance(node, ast.Import):
                 found |= {name for alias in node.names for name in self.reach(alias.name)}
             elif isinstance(node, ast.ImportFrom):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from .. import notebooks
+from .. import WITHOUT_IT, notebooks
 from ..address import branch, repository
 from ..notebooks.status import write_status_page
 from ..paths import BUILD, ROOT
@@ -96,10 +96,12 @@ def fingerprint(config: str) -> str:
 
 def run_jupyter_book(config: Path) -> None:
     """Run Jupyter Book with its thousand lines in a log; on failure, print those that matter and exit."""
+    # For each citation pybtex asks for its plugins anew, of all packages there are.
+    asked_once = "import functools, importlib.metadata as m; m.entry_points = functools.cache(m.entry_points); "
     command = [
         sys.executable,
         "-c",
-        "from jupyter_book.cli.main import main; main()",
+        f"{WITHOUT_IT}{asked_once}from jupyter_book.cli.main import main; main()",
         "build",
         ".",
         "--config",
