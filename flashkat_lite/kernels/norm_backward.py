@@ -139,8 +139,8 @@ def norm_backward_kernel(
                 x_parts, dz_parts, mean, rstd = load_rows(
                     source, row, rows, vector, inside, CENTRED, VECTOR, CHUNKS, STEP, MASKED
                 )
+            mean = mean[:, None]
             rstd = rstd[:, None]
-            shift = -1.0 * mean[:, None] * rstd
             new_a = ()
             new_b = ()
             new_weight = ()
@@ -153,9 +153,8 @@ def norm_backward_kernel(
                 x = to_float32(x_parts[k])
                 dy = to_float32(dz_parts[k])
                 if CENTRED:
-                    x = tl.fma(x, rstd, shift)
-                else:
-                    x = x * rstd
+                    x = x - mean
+                x = x * rstd
                 if M1 > 0:
                     y = x * weight[k]
                     if BIAS:
@@ -266,14 +265,14 @@ def launch_size(layout: RowLayout, coefficients: int, x_bytes: int, capability: 
     STAGES = 0: the next rows are loaded by hand, into registers. The fastest of some forty on an H100, for float32 x
     and 50,432 rows, at 192, 384 and 768 columns (2026-11-28). Programs are as small as a row allows, since warps of one
     program wait for one another. Twelve warps on a multiprocessor leave a thread 168 registers: enough for these sums,
-    but not where 16 bits are unpacked from shared memory too, nor on Blackwell, whose compiler pairs multiply-adds.
+    but not on Blackwell, whose compiler pairs multiply-adds.
     """
     if capability >= 100:
         return 4, 2, 3
     few = layout.chunks * layout.vector <= 12 and coefficients <= 10
     if layout.lanes <= 32:
         return 1, 12 if few else 8, 0
-    return 2, (6 if x_bytes == 4 else 5) if few else 4, 3
+    return 2, 6 if few else 4, 3 if x_bytes == 4 else 0
 
 
 @cached_per_shape

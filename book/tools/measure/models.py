@@ -8,6 +8,7 @@ later run on the same day and machine replaces only what it measured, so the wor
 
 import argparse
 import dataclasses
+import functools
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flashkat_lite import hardware, records
+from flashkat_lite import GRKAN, hardware, records
 from flashkat_lite.records import Record
 from flashkat_lite.testing import check_kernels, random_inputs
 from flashkat_lite.vit import SIZES, VisionTransformer
@@ -23,12 +24,16 @@ from flashkat_lite.vit import SIZES, VisionTransformer
 BATCH = 256
 VARIANTS = {
     "vit": {"mlp": "mlp"},
-    "kat": {"mlp": "grkan", "backward": "stationary"},
-    "kat-block": {"mlp": "grkan", "backward": "block"},
+    "vit-norm": {"mlp": "mlp", "norm": "ours"},
+    "kat": {"mlp": "grkan", "backward": "stationary", "norm": "torch"},
+    "kat-norm": {"mlp": "grkan", "backward": "stationary", "norm": "fused"},
+    "kat-block": {"mlp": "grkan", "backward": "block", "norm": "torch"},
+    "timm-vit": {"mlp": "mlp", "timm": True},
+    "timm-kat-norm": {"mlp": "grkan", "backward": "stationary", "norm": "fused", "timm": True},
 }
 # In the order of measuring. Compiling is slow, and the block kernel's share shows in eager mode. "graphs" is compiled
 # with CUDA graphs: a small model's step is launched faster than the host could launch its kernels one by one.
-MODES = {"eager": tuple(VARIANTS), "compiled": ("vit", "kat"), "graphs": ("vit", "kat")}
+MODES = {"eager": tuple(VARIANTS)} | dict.fromkeys(("compiled", "graphs"), ("vit", "vit-norm", "kat", "kat-norm"))
 COMPILE = {"compiled": {}, "graphs": {"mode": "reduce-overhead"}}
 STEPS, ROUNDS = 5, 6  # steps in a turn, turns of each variant
 
@@ -179,17 +184,34 @@ def _free() -> None:
 
 
 def builders(size: str, variants: list[str]) -> dict[str, Callable[[], nn.Module]]:
-    return {v: lambda options=VARIANTS[v]: VisionTransformer(**SIZES[size], **options) for v in variants}
+    def build(timm: bool = False, **options) -> nn.Module:
+        return of_timm(size, options["mlp"]) if timm else VisionTransformer(**SIZES[size], **options)
+
+    return {v: functools.partial(build, **VARIANTS[v]) for v in variants}
+
+
+def of_timm(size: str, mlp: str) -> nn.Module:
+    """timm's own ViT; with "grkan" each block's MLP and the norm before it are replaced by one GRKAN."""
+    import timm
+
+    model = timm.create_model(f"vit_{size}_patch16_224")
+    for block in model.blocks if mlp == "grkan" else ():
+        norm = block.norm2
+        hidden = block.mlp.fc1.out_features
+        block.mlp = GRKAN(model.embed_dim, hidden, norm="layer", norm_eps=norm.eps)
+        block.norm2 = nn.Identity()
+    return model
 
 
 def lines(size: str, mode: str, found: dict[str, dict]) -> list[dict]:
     """What `measure` found for one size in the record's form, printed on the way.
 
-    "fraction_of_vit" is the speed over that of ViT in the same turns; None where ViT did not take part.
+    "fraction_of_vit" is the speed over that of ViT, timm's for timm's, in the same turns; None where it took no part.
     """
     rows = []
     for variant, values in found.items():
-        share = found["vit"]["ms"] / values["ms"] if "vit" in found else None
+        beside = found.get("timm-vit" if VARIANTS[variant].get("timm") else "vit")
+        share = beside["ms"] / values["ms"] if beside else None
         row = {"size": size, "variant": variant, "backward": None, **VARIANTS[variant], "mode": mode}
         rows.append({**row, **values, "fraction_of_vit": share})
         print(
@@ -237,7 +259,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="default: all")
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
     parser.add_argument(
-        "--variants", nargs="+", choices=VARIANTS, help="default: all; compiled or in graphs, vit and kat"
+        "--variants", nargs="+", choices=VARIANTS, help="default: all; timm's and the block kernel's are eager"
     )
     parser.add_argument("--batch", type=int, default=BATCH, help=f"images in a step (default: {BATCH})")
     options = parser.parse_args(arguments)

@@ -2,7 +2,9 @@
 
 `python book/tools norm_sweep [--out FILE] [--jobs 12] [--rows 50432] [--widths 192 384 768]` writes
 _build/records/<gpu>/norm_sweep.json. Kernels are compiled first, by --jobs processes at once, into Triton's cache. The
-rule is `launch_size` of each kernel's file. The limit is the time of the same bytes at the bandwidth of a copy.
+rule is `launch_size` of each kernel's file. The limit is the fastest copy of as many bytes, timed in the same turns.
+What a launch costs whatever its rows shows when there are more of them: the rule is timed at 2 and 4 times as
+many too.
 """
 
 import argparse
@@ -30,10 +32,9 @@ def candidates(kernel: str, x_dtype: torch.dtype) -> list[Size]:
     if kernel == "forward":
         shapes = [(wide, 0), (wide, 6)] if wide == 4 else [(wide, 0), (4, 0)]
         walks = [(0, 1), (24, 1), (24, 2)]  # warps on a multiprocessor (0: a program for each block), stages
-        return [(*s, w, r // w, st) for s in shapes for w in (2, 4) for r, st in walks]
-    sizes = [(4, 0, w, r // w, st) for w, r, st in itertools.product((2, 4), (8, 12), (1, 2, 3))]
-    sizes += [(2, 3, 4, r // 4, st) for r, st in itertools.product((12, 16), (1, 2))]
-    return sizes + [(wide if wide == 8 else 4, 0 if wide == 8 else 6, 4, 2, st) for st in (1, 2)]
+        return [(*s, 4, r // 4, st) for s in shapes for r, st in walks]
+    sizes = [(4, 0, w, r // w, st) for w, r, st in itertools.product((1, 2, 4), (8, 12), (0, 2, 3))]
+    return sizes + [(4, 0, 2, 5, 3), (4, 6, 1, 8, 0), (2, 3, 4, 4, 0)] + [(8, 0, 1, r, 0) for r in (8, 12) if wide == 8]
 
 
 def tensors(rows: int, columns: int, x_dtype: torch.dtype, z_dtype: torch.dtype):
@@ -127,7 +128,32 @@ def others(dz, x, parameters):
     }
 
 
-def sweep(rows: int, columns: int, dtypes, copy_gb: float, seconds: float) -> list[dict]:
+def bytes_of(kernel: str, rows: int, columns: int, dtypes) -> int:
+    of_x, of_z = (dtype.itemsize for dtype in dtypes)
+    return rows * (((1 if kernel == "forward" else 2) * of_x + of_z) * columns + 8)
+
+
+def copies(rows: int, columns: int, dtypes) -> dict:
+    """For each kernel, a copy of as many bytes as it reads and writes."""
+    sizes = {kernel: bytes_of(kernel, rows, columns, dtypes) for kernel in ("forward", "backward")}
+    return {("limit", kernel): hardware.limits(1, size // 8)["copy"] for kernel, size in sizes.items()}
+
+
+def by_rows(rows: int, columns: int, dtypes, seconds: float) -> list[dict]:
+    """The rule at `rows`, and at 2 and 4 times as many."""
+    found = []
+    for n in (rows, 2 * rows, 4 * rows):
+        dz, x, *parameters = tensors(n, columns, *dtypes)
+        timed = {("rule", kernel): f for kernel, f in calls(dz, x, parameters).items()} | copies(n, columns, dtypes)
+        times = hardware.time_interleaved(timed, seconds=seconds, most=60, warmup=0.0)
+        for kernel in ("forward", "backward"):
+            limit, rule = (times[what, kernel].median for what in ("limit", "rule"))
+            found.append({"kernel": kernel, "columns": columns, "rows": n, "limit_ms": limit, "rule_ms": rule})
+            print(f"D={columns:<4} {n} rows {kernel:<8} {limit / rule:.3f} of the limit", flush=True)
+    return found
+
+
+def sweep(rows: int, columns: int, dtypes, seconds: float) -> list[dict]:
     dz, x, *parameters = tensors(4096, columns, *dtypes)
     sizes = sizes_of(dtypes[0])
     wrong = check(dz, x, parameters, calls(dz, x, parameters), sizes)
@@ -142,12 +168,12 @@ def sweep(rows: int, columns: int, dtypes, copy_gb: float, seconds: float) -> li
         if size not in wrong
     }
     timed |= {("other", name): function for name, function in others(dz, x, parameters).items()}
+    timed |= copies(rows, columns, dtypes)
     times = {key: t.median for key, t in hardware.time_interleaved(timed, seconds=seconds, most=60, warmup=0.0).items()}
-    of_x, of_z = (dtype.itemsize for dtype in dtypes)
     found = []
     names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
-    for kernel, a_row in (("forward", (of_x + of_z) * columns + 8), ("backward", (2 * of_x + of_z) * columns + 8)):
-        limit = rows * a_row / copy_gb / 1e6
+    for kernel in ("forward", "backward"):
+        limit = times["limit", kernel]
         ranked = sorted((ms, size) for (of, size), ms in times.items() if of == kernel and size is not None)
         rule = times.get((kernel, None))
         separate = times["other", f"separate {kernel}"]
@@ -180,12 +206,13 @@ def main():
     if options.share:
         return compile_share(options.widths, *options.share)
     compile_all(options.widths, options.jobs)
-    copy_gb = hardware.measured_copy_bandwidth()
-    print(f"compiled; a copy moves {copy_gb:.0f} GB/s", flush=True)
-    results = []
+    print("compiled", flush=True)
+    results, more = [], []
     for columns, dtypes in itertools.product(options.widths, DTYPES):
-        results += sweep(options.rows, columns, dtypes, copy_gb, options.seconds)
-    data = {"rows": options.rows, "groups": GROUPS, "degrees": [5, 4], "copy_gb": copy_gb, "results": results}
+        results += sweep(options.rows, columns, dtypes, options.seconds)
+    for columns in options.widths:
+        more += by_rows(options.rows, columns, DTYPES[0], options.seconds)
+    data = {"rows": options.rows, "groups": GROUPS, "degrees": [5, 4], "results": results, "by_rows": more}
     record = records.make(
         "norm_sweep", title="Launches of the norm's kernels", command="python book/tools norm_sweep", data=data
     )
