@@ -1,4 +1,4 @@
-"""Chapter 14: the traffic of two levels, column sums, a bincount that chooses, and LayerNorm's backward."""
+"""Chapter 15: the traffic of two levels, column sums, a bincount that chooses, and LayerNorm's backward."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from .language import tl, triton
 from .sums import check_sums_by_index, same_column_sums
 
 
-@exercise("14-1")
+@exercise("15-1")
 @numbers("bytes and steps of five clusters", (4, 8, 346e6), (2, 4, 1200.0), (16, 8, 14e9), (1, 4, 346e6), (5, 1, 100.0))
 def two_level_traffic(hosts: int, gpus: int, nbytes: float) -> Parts:
     """Check bytes that a GPU sends in its host, bytes that its network card sends, and steps, for `gpus` in a host."""
@@ -42,7 +42,7 @@ def two_level_traffic(hosts: int, gpus: int, nbytes: float) -> Parts:
     }  # fmt: skip
 
 
-@exercise("14-2")
+@exercise("15-2")
 @poisoned()
 def column_sums_strided(f: Callable[[Tensor], Tensor]) -> str:
     """Check float32 column sums of a matrix of any strides, without atomic additions, the same bits each time."""
@@ -88,7 +88,7 @@ def column_sums_strided_solution(x):
     return partial.sum(0)
 
 
-@exercise("14-3")
+@exercise("15-3")
 @poisoned()
 def weighted_bincount(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     """Check sums of weights by index, by atomic additions where count <= 32 size, else with few of them."""
@@ -157,7 +157,7 @@ def weighted_bincount_solution(index, weights, size):
     return partial.sum(0)
 
 
-@exercise("14-4")
+@exercise("15-4")
 @poisoned()
 def layernorm_backward(f: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]) -> str:
     """Check (dx, dweight, dbias) of LayerNorm in one reading of dy and x, without atomic additions."""

@@ -1,11 +1,11 @@
-"""Answers to the exercises of chapter 14: right ones, and wrong ones each with what its check must say."""
+"""Answers to the exercises of chapter 15: right ones, and wrong ones each with what its check must say."""
 
 import torch
 import triton
 import triton.language as tl
 from torch.nn import functional
 
-from flashkat_lite.lab.exercises import ch14
+from flashkat_lite.lab.exercises import ch15
 
 
 def traffic(hosts, gpus, nbytes):
@@ -57,7 +57,7 @@ def sorting(index, weights, size):
 
 def always_atomic(index, weights, size):
     out = torch.zeros(size, device=weights.device)
-    ch14.scatter_kernel[(triton.cdiv(len(index), 1024),)](index, weights, out, len(index), BLOCK=1024)
+    ch15.scatter_kernel[(triton.cdiv(len(index), 1024),)](index, weights, out, len(index), BLOCK=1024)
     return out
 
 
@@ -96,15 +96,15 @@ def square_kernel(x_ptr, out_ptr, count, BLOCK: tl.constexpr):
 
 def twice(dy, x, weight, eps):
     square_kernel[(triton.cdiv(x.numel(), 4096),)](x, torch.empty_like(x), x.numel(), BLOCK=4096)
-    return ch14.layernorm_backward_solution(dy, x, weight, eps)
+    return ch15.layernorm_backward_solution(dy, x, weight, eps)
 
 
 RIGHT = {
-    "14-1": traffic,
+    "15-1": traffic,
 }
 
 WRONG = {
-    "14-1": [
+    "15-1": [
         (changed(0, lambda h, g, m, right: right / 2), "before the network and after it"),
         (changed(0, lambda h, g, m, right: 2 * (h * g - 1) / (h * g) * m), "one ring of all GPUs"),
         (changed(0, lambda h, g, m, right: right * g), "every GPU sends everything"),
@@ -114,7 +114,7 @@ WRONG = {
         (changed(2, lambda h, g, m, right: right // 2), "each level has two phases"),
         (lambda *case: traffic(*case)[:2], "expected a tuple"),
     ],
-    "14-2": [
+    "15-2": [
         (lambda x: atomic_sums(x, OTHER=False), "a missing mask, a missing `other`"),
         (lambda x: x.as_strided(x.shape, (x.shape[1], 1)).sum(0), "strides were taken for those of a contiguous"),
         (lambda x: 2 * x.sum(0), "added twice"),
@@ -126,20 +126,20 @@ WRONG = {
         (lambda x: atomic_sums(x, 2**14), "expected no atomic additions"),
         (lambda x: x.contiguous().sum(0), "expected a Triton kernel, got none"),
     ],
-    "14-3": [
+    "15-3": [
         (counted, "these are counts"),
         (stored, "stored, not added"),
         (lambda i, w, n: 2 * torch.zeros(n, device=w.device).index_add_(0, i, w), "added twice"),
         (lambda i, w, n: torch.zeros(n + 1, device=w.device).index_add_(0, i, w), "expected shape"),
         (lambda i, w, n: torch.zeros(n, device=w.device).index_add_(0, i, w).double(), "expected dtype torch.float32"),
         (always_atomic, r"expected at most 625 atomic additions, got 20,000"),
-        (chooses(ch14.weighted_bincount_solution, sorting), "expected no sorting"),
+        (chooses(ch15.weighted_bincount_solution, sorting), "expected no sorting"),
         (
-            chooses(ch14.weighted_bincount_solution, lambda i, w, n: torch.bincount(i, w, n).float()),
+            chooses(ch15.weighted_bincount_solution, lambda i, w, n: torch.bincount(i, w, n).float()),
             "expected atomic additions, got none",
         ),
     ],
-    "14-4": [
+    "15-4": [
         (without_mean, "the mean of dy · weight was not taken off"),
         (without_along, "the part along x was not taken off"),
         (
@@ -157,13 +157,13 @@ WRONG = {
 
 # Right for what the text shows, or for one size.
 FIXED = {
-    "14-1": (lambda *case: traffic(4, 8, 346e6), "2 hosts of 4 GPUs.*expected 1,800.*got 605,500,000"),
-    "14-2": (lambda x: x.sum(0)[:8], r"expected shape \[20\], got \[8\]"),
-    "14-3": (
+    "15-1": (lambda *case: traffic(4, 8, 346e6), "2 hosts of 4 GPUs.*expected 1,800.*got 605,500,000"),
+    "15-2": (lambda x: x.sum(0)[:8], r"expected shape \[20\], got \[8\]"),
+    "15-3": (
         lambda i, w, n: torch.zeros(n).index_add_(0, i, w)[:7],
         r"expected shape \[100000\], got \[7\]",
     ),
-    "14-4": (
+    "15-4": (
         lambda dy, x, w, eps: gradients(dy, x, w, 1e-6),
         "dx of 200 rows of 7: .* wrong; the first at",
     ),
