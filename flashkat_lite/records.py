@@ -110,8 +110,14 @@ def read(path: Path) -> Record:
 
 
 def load(experiment: str, gpu: str = DEFAULT_GPU, *, command: str = "make execute && make record") -> Record:
-    """Return the committed record of an experiment. Raises MissingRecord with the command that makes it."""
-    path = root() / "book" / "data" / gpu / f"{experiment}.json"
+    """Return the committed record of an experiment: that GPU's or, where it has none, another's.
+
+    Raises MissingRecord with the command that makes it.
+    """
+    data = root() / "book" / "data"
+    path = data / gpu / f"{experiment}.json"
+    if not path.exists():
+        path = next(iter(sorted(data.glob(f"*/{experiment}.json"))), path)
     if not path.exists():
         raise MissingRecord(f"book/data/{gpu}/{experiment}.json is missing. On a machine with that GPU: {command}")
     return read(path)
