@@ -1,5 +1,6 @@
 import copy
 import json
+import sys
 import types
 
 import pytest
@@ -196,14 +197,40 @@ def test_compiled_training_goes_through_torch_compile(monkeypatch):
 
 def test_the_variants_are_vit_and_kat_with_two_backwards_at_each_size(monkeypatch):
     monkeypatch.setattr(models, "VisionTransformer", lambda **options: options)
+    monkeypatch.setattr(models, "of_timm", lambda *asked: asked)
+    kat = {"mlp": "grkan", "backward": "stationary", "norm": "torch"}
     for size in SIZES:
         built = {name: make() for name, make in models.builders(size, list(models.VARIANTS)).items()}
         assert built == {
             "vit": {**SIZES[size], "mlp": "mlp"},
-            "kat": {**SIZES[size], "mlp": "grkan", "backward": "stationary"},
-            "kat-block": {**SIZES[size], "mlp": "grkan", "backward": "block"},
+            "vit-norm": {**SIZES[size], "mlp": "mlp", "norm": "ours"},
+            "kat": {**SIZES[size], **kat},
+            "kat-norm": {**SIZES[size], **kat, "norm": "fused"},
+            "kat-block": {**SIZES[size], **kat, "backward": "block"},
+            "timm-vit": (size, "mlp"),
+            "timm-kat-norm": (size, "grkan"),
         }
-    assert models.MODES == {"eager": ("vit", "kat", "kat-block"), "compiled": ("vit", "kat"), "graphs": ("vit", "kat")}
+    compiled = ("vit", "vit-norm", "kat", "kat-norm")
+    assert {"eager": tuple(models.VARIANTS), "compiled": compiled, "graphs": compiled} == models.MODES
+
+
+def test_timms_blocks_get_one_layer_for_their_mlp_and_its_norm(monkeypatch):
+    def block():
+        mlp = types.SimpleNamespace(fc1=torch.nn.Linear(16, 64))
+        return types.SimpleNamespace(norm2=torch.nn.LayerNorm(16, eps=1e-5), mlp=mlp)
+
+    def create(name):
+        return types.SimpleNamespace(name=name, embed_dim=16, blocks=[block(), block()])
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create))
+    model = models.of_timm("small", "grkan")
+    assert model.name == "vit_small_patch16_224"
+    for part in model.blocks:
+        assert isinstance(part.norm2, torch.nn.Identity)
+        assert part.mlp.prenorm.eps == 1e-5 and part.mlp.fc1.out_features == 64
+        assert part.mlp(torch.randn(2, 3, 16)).shape == (2, 3, 16)
+    untouched = models.of_timm("tiny", "mlp")
+    assert isinstance(untouched.blocks[0].norm2, torch.nn.LayerNorm)
 
 
 def test_lines_hold_the_speed_relative_to_vit_in_the_same_turns(capsys):
@@ -217,6 +244,8 @@ def test_lines_hold_the_speed_relative_to_vit_in_the_same_turns(capsys):
 
 
 # The record
+
+EAGER = ["vit", "vit-norm", "kat", "kat-norm", "kat-block"]
 
 
 @pytest.fixture
@@ -251,7 +280,7 @@ def test_a_whole_run_makes_a_good_record_of_every_size_mode_and_variant(on_a_gpu
     assert records.problems(found, on_a_gpu.path) == []
     assert found["command"] == "python book/tools models" and found["data"]["batch"] == 256
     rows = [(row["size"], row["mode"], row["variant"]) for row in found["data"]["results"]]
-    assert len(rows) == len(set(rows)) == 3 * (3 + 2 + 2)
+    assert len(rows) == len(set(rows)) == 3 * (5 + 4 + 4)
     assert [mode for mode, *_ in on_a_gpu.asked] == ["eager"] * 3 + ["compiled"] * 3 + ["graphs"] * 3, (
         "what compiles comes last"
     )
@@ -267,11 +296,11 @@ def test_runs_that_split_the_work_add_up_and_a_new_one_replaces_what_it_measured
     on_a_gpu.ms = 20.0
     models.main(["--sizes", "small", "--modes", "eager"])
     data = on_a_gpu.read()["data"]["results"]
-    assert len(data) == 21
+    assert len(data) == 39
     for row in data:
         assert row["ms"] == (20.0 if row["size"] == "small" and row["mode"] == "eager" else 10.0)
     models.main([])
-    assert len(on_a_gpu.read()["data"]["results"]) == 21
+    assert len(on_a_gpu.read()["data"]["results"]) == 39
     assert on_a_gpu.read()["command"] == "python book/tools models", "it replaced all that the others measured"
 
 
@@ -297,12 +326,12 @@ def test_a_run_that_is_killed_keeps_what_it_has(on_a_gpu, monkeypatch):
         models.main([])
     found = on_a_gpu.read()
     assert records.problems(found, on_a_gpu.path) == []
-    assert [row["size"] for row in found["data"]["results"]] == ["tiny"] * 3 + ["small"] * 3
+    assert [row["size"] for row in found["data"]["results"]] == ["tiny"] * 5 + ["small"] * 5
 
 
 def test_quick_is_tiny_and_eager_and_writes_only_where_told(on_a_gpu, tmp_path):
     models.main(["--quick"])
-    assert [(mode, names) for mode, names, _ in on_a_gpu.asked] == [("eager", ["vit", "kat", "kat-block"])]
+    assert [(mode, names) for mode, names, _ in on_a_gpu.asked] == [("eager", EAGER)]
     assert on_a_gpu.asked[0][2] < models.ROUNDS and not on_a_gpu.path.exists()
     out = tmp_path / "elsewhere" / "models.json"
     models.main(["--quick", "--out", str(out)])
