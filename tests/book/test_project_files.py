@@ -1,4 +1,4 @@
-"""What surrounds the book: licences, citation, forms for issues, Binder, the Slurm script, links between them."""
+"""What surrounds the book: licences, citation, forms for issues, the Slurm script, links between them."""
 
 import os
 import re
@@ -8,11 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
-from packaging.requirements import Requirement
-
-from tools.measure import wheelhouse
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMS = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config")
@@ -65,18 +61,6 @@ def test_the_security_page_names_no_address_of_its_own():
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert "Report a vulnerability" in text
     assert not re.search(r"\S@\S|https?://", text)
-
-
-def test_binder_has_the_pins_and_all_that_chapters_need():
-    lines = (ROOT / "binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    ours = wheelhouse.pins("\n".join(lines))
-    everywhere = wheelhouse.pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
-    assert ours == {name: everywhere[name] for name in ours}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"]["lab"]]
-    assert {Requirement(line).name for line in needed} <= ours.keys()
-    assert "-e .[lab]" in lines
-    assert (ROOT / "binder" / "runtime.txt").read_text(encoding="utf-8") == "python-3.11\n"
 
 
 @pytest.fixture
