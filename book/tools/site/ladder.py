@@ -4,7 +4,6 @@ from pathlib import Path
 
 from ..paths import ROOT
 
-
 COLUMNS, DTYPE = 768, "float32"
 NAMES = {
     "backward_atomic": "Atomic additions (chapter 7)",

@@ -8,14 +8,12 @@ import base64
 import hashlib
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..paths import ROOT
-
 
 VENDOR = ROOT / "book" / "extra" / "vendor"
 
