@@ -1,4 +1,4 @@
-"""`python book/tools ladder`: draws the ladder, and writes its table into README.md and book/intro.md from the record."""
+"""`python book/tools ladder`: draws the ladder, writes its table into README.md and book/intro.md from the record."""
 
 from pathlib import Path
 
