@@ -253,7 +253,7 @@ def launch_size(x: Tensor) -> tuple[int, int, int, int]:
     """
     if INTERPRETED:
         return 4096, 1, 1, 1
-    block = 128 if 100 <= capability(x.device) < 120 else 256
+    block = 128 if capability(x.device) >= 100 else 256
     return (block, 3, 1, 3) if x.element_size() == 4 else (block, 2, 2, 4)
 
 
