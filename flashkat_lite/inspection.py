@@ -110,8 +110,7 @@ def inspect_kernel(
 
     capability: NVIDIA's compute capability without its dot, 75 to 120, or an AMD target such as "gfx942". aligned: let
     the compiler take pointers for multiples of 16 bytes, which those of torch's own tensors are. maxnreg: the most
-    registers of a thread. Raises RuntimeError
-    with the compiler's words where it fails.
+    registers of a thread. Raises RuntimeError with the compiler's words where it fails.
     """
     return inspect_many([dict(kernel=kernel, constexprs=constexprs, dtype=dtype, capability=capability,
                               num_warps=num_warps, maxnreg=maxnreg, pointers=pointers,

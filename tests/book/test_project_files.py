@@ -10,11 +10,37 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flashkat_lite import records
+
 ROOT = Path(__file__).resolve().parents[2]
 FORMS = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config")
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 INPUTS = {"markdown", "textarea", "input", "dropdown", "checkboxes"}
 SBATCH = ROOT / "examples" / "slurm" / "execute.sbatch"
+
+
+def test_the_readmes_speeds_are_the_records(root):
+    rows = records.load("models", "h100").data["results"]
+    share = {(r["size"], r["mode"], r["variant"]): r for r in rows}
+    lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
+
+    def shown(start):
+        (line,) = (line for line in lines if line.startswith(f"| {start}"))
+        return [cell.strip() for cell in line.split("|")[2:-1]]
+
+    def by_kernels(variant, beside):
+        tiny = (share["tiny", "eager", name] for name in (variant, beside))
+        own, of_vit = (row["gpu_ms"] for row in tiny)
+        return f"{share['tiny', 'eager', variant]['fraction_of_vit']:.2f} (by its kernels {of_vit / own:.2f})"
+
+    for start, variant, beside in (
+        ("timm's ViT with", "timm-kat-norm", "timm-vit"),
+        ("ours beside", "kat-norm", "vit"),
+    ):
+        others = [f"{share[size, 'eager', variant]['fraction_of_vit']:.2f}" for size in ("small", "base")]
+        assert shown(start) == [by_kernels(variant, beside), *others]
+    compiled = [share.get((size, "compiled", "kat-norm")) for size in ("tiny", "small", "base")]
+    assert shown("the same, `torch") == [f"{r['fraction_of_vit']:.2f}" if r else "not measured" for r in compiled]
 
 
 def test_both_licences_are_there_in_full():

@@ -203,14 +203,14 @@ def _keep_the_students(error: BaseException) -> None:
     untouched = type(error) is NotImplementedError and not error.args and _is_students(raiser)
     if untouched:
         error.args = (f"not done yet ({raiser.f_code.co_name})",)
-    todo, done = [error], []
-    while todo:
-        one = todo.pop()
+    waiting, done = [error], []
+    while waiting:
+        one = waiting.pop()
         if one is None or any(one is other for other in done):
             continue
         done.append(one)
         one.__traceback__ = _only(one.__traceback__, _is_students)
-        todo += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
     if isinstance(error, Wrong):
         return
     if untouched or not any(one.__traceback__ for one in done):
