@@ -269,6 +269,7 @@ def _(grad_output, x, numerator, denominator, backward, sources):
 
 @norm_rational_op.register_fake
 def _(x, branch, weight, bias, numerator, denominator, rms, eps, dtype, sources):
+    _tell_dtensor()
     rows = math.prod(x.shape[:-1])
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     mean, rstd = (x.new_empty(n, dtype=wide) for n in (0 if rms else rows, rows))
@@ -278,6 +279,7 @@ def _(x, branch, weight, bias, numerator, denominator, rms, eps, dtype, sources)
 
 @norm_rational_backward_op.register_fake
 def _(dz, dsum, x, mean, rstd, weight, bias, numerator, denominator, rms, eps, branch_dtype, sources):
+    _tell_dtensor()
     dbranch = x.new_empty(0 if branch_dtype is None else x.shape, dtype=branch_dtype or x.dtype)
     of_parameters = (
         x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (weight, bias, numerator, denominator)
@@ -338,12 +340,28 @@ def _rational_backward_flops(grad_output, x, numerator, denominator, *strings, *
     return math.prod(x) * (6 * (numerator[1] - 1 + denominator[1]) + 4)
 
 
+def _norm_rational_flops(x, branch, weight, bias, numerator, denominator, *options, **keywords) -> int:
+    """The rational function's: PyTorch's counter counts none for a norm."""
+    return 0 if numerator is None else _rational_flops(x, numerator, denominator)
+
+
+def _norm_rational_backward_flops(
+    dz, dsum, x, mean, rstd, weight, bias, numerator, denominator, *options, **keywords
+) -> int:
+    return 0 if numerator is None else _rational_backward_flops(dz, x, numerator, denominator)
+
+
 def _tell_flop_counters() -> None:
     """Give PyTorch's FlopCounterMode our counts, and those that are open too: each copies the table when it is made."""
     counting = sys.modules.get("torch.utils.flop_counter")
     if counting is None:
         return
-    for op, formula in ((OPS.rational, _rational_flops), (OPS.rational_backward, _rational_backward_flops)):
+    for op, formula in (
+        (OPS.rational, _rational_flops),
+        (OPS.rational_backward, _rational_backward_flops),
+        (OPS.norm_rational, _norm_rational_flops),
+        (OPS.norm_rational_backward, _norm_rational_backward_flops),
+    ):
         if op not in counting.flop_registry:
             counting.register_flop_formula(op)(formula)
         for mode in _get_current_dispatch_mode_stack():

@@ -11,11 +11,12 @@ from .modules import GroupRational
 
 @functools.cache
 def register_sharding_rules() -> None:
-    """Tell DTensor how `rational` and its gradients are sharded; done when a DTensor first meets them.
+    """Tell DTensor how the ops and their gradients are sharded; done when a DTensor first meets them.
 
     Rows may be sharded along any leading dimension of x, with the tables replicated: each process then has a part of
     the sums that are the tables' gradients. Where the groups divide evenly among the processes, columns may be sharded
-    with the tables' rows; a table that all groups share is replicated.
+    with the tables' rows; a table that all groups share is replicated. A norm needs whole rows, and its two numbers a
+    row lie in the order of x's first dimension: that one alone may be sharded, x along others is brought there.
     """
     from torch.distributed.tensor import Partial, Replicate, Shard
     from torch.distributed.tensor.experimental import register_sharding
@@ -45,6 +46,38 @@ def register_sharding_rules() -> None:
             ([of_x, *gradients], [of_x, of_x, *tables, None, None])
             for of_x, tables, gradients in ways(x, numerator, denominator)
         ]
+
+    def norm_ways(x):
+        """Yield the placements of what has rows, and of what is a sum over them."""
+        yield Replicate(), Replicate()
+        if x.ndim > 1:
+            yield Shard(0), Partial()
+
+    def place(tensors, placement):
+        """Optional tensors: None stays None."""
+        return [None if t is None else placement for t in tensors]
+
+    @register_sharding(OPS.norm_rational.default)
+    def norm_forward(x, branch, weight, bias, numerator, denominator, rms, eps, dtype, sources):
+        parameters = place((weight, bias, numerator, denominator), Replicate())
+        return [
+            (
+                [rows, Replicate() if branch is None else rows, Replicate() if rms else rows, rows],
+                [rows, *place((branch,), rows), *parameters, None, None, None, None],
+            )
+            for rows, _ in norm_ways(x)
+        ]
+
+    @register_sharding(OPS.norm_rational_backward.default)
+    def norm_backward(dz, dsum, x, mean, rstd, weight, bias, numerator, denominator, rms, eps, branch_dtype, sources):
+        parameters = weight, bias, numerator, denominator
+        found = []
+        for rows, sums in norm_ways(x):
+            of_mean = Replicate() if rms else rows
+            of_parameters = [Replicate() if t is None else sums for t in parameters]
+            given = [rows, *place((dsum,), rows), rows, of_mean, rows, *place(parameters, Replicate()), *[None] * 4]
+            found.append(([rows, Replicate() if branch_dtype is None else rows, *of_parameters], given))
+        return found
 
 
 def shard_tables(model: nn.Module, **options: Any) -> None:

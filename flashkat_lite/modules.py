@@ -131,12 +131,24 @@ class GroupRational(Tables):
         self.degrees: tuple[int, int] = coefficients.checked_degrees(degrees)
         self.channels_last, self.backward = channels_last, backward
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, branch: Tensor | None = None, norm: nn.Module | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """x [..., features], or [B, features, ...] where not channels_last. Returns its shape and dtype.
 
         Channels first, nothing is copied where x is contiguous, nor where it is in a channels-last memory format; the
         result lies in memory as x does, and is contiguous for an x of other strides.
+
+        norm: a LayerNorm or RMSNorm over features, which x passes first, in one pass over memory; channels last. With a
+        branch, of x's shape, x + branch passes them, and the result is (F of its norm, x + branch).
         """
+        if norm is not None:
+            if not self.channels_last:
+                raise ValueError("a norm in front needs channels_last=True")
+            return normed_rational(x, branch, norm, self)
+        if branch is not None:
+            total = x + branch
+            return self.forward(total), total
         return apply_rational(x, self.numerator, self.denominator, self.features, self.channels_last, self.backward)
 
     def extra_repr(self) -> str:
@@ -287,13 +299,8 @@ class GRKAN(nn.Module):
 
         norm: a LayerNorm or RMSNorm of the caller's, in the place of prenorm.
         """
-        norm = self.prenorm if norm is None else norm
-        if norm is not None:
-            found = normed_rational(x, branch, norm, self.act1)
-            x, total = (found, None) if branch is None else (found[0], found[1])
-        else:
-            total = None if branch is None else x + branch
-            x = self.act1(x if branch is None else total)
+        found = self.act1(x, branch, self.prenorm if norm is None else norm)
+        x, total = (found, None) if branch is None else found
         x = self.drop2(self.act2(self.fc1(self.drop1(x))))
         x = self.fc2(x if self.norm is None else self.norm(x))
         return x if branch is None else (x, total)
@@ -302,10 +309,17 @@ class GRKAN(nn.Module):
 def normed_rational(
     x: Tensor, branch: Tensor | None, norm: nn.Module, act: GroupRational
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """act(norm(x)), or of x + branch, in one pass; with a branch also the sum."""
+    """act(norm(x)), or of x + branch, in one pass; with a branch also the sum.
+
+    A norm with hooks is called by itself, so that they run: FSDP2's, where the norm is sharded on its own.
+    """
     known = isinstance(norm, (nn.LayerNorm, nn.RMSNorm)) and norm.elementwise_affine and len(norm.normalized_shape) == 1
     if not known:
         raise TypeError(f"norm must be a LayerNorm or RMSNorm over one dimension, with a weight, not {norm}")
+    if norm._forward_pre_hooks or norm._forward_hooks or norm._backward_pre_hooks or norm._backward_hooks:
+        total = x if branch is None else x + branch
+        z = act.forward(norm(total))
+        return z if branch is None else (z, total)
     rms = isinstance(norm, nn.RMSNorm)
     eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps  # RMSNorm's default
     tables = act.numerator, act.denominator

@@ -105,6 +105,7 @@ def row_bound(stored, exact, terms):
 
 
 def check(case, seed=0, lay=lambda t: t, repeated=1):
+    """Hold every result to its bound, and return the errors of the sums, each [a sum's entries], in units."""
     dz, dsum, x, branch, *parameters = case.tensors(seed)
     dz, dsum, x, branch = (t if t is None else lay(t) for t in (dz, dsum, x, branch))
     centred = case.norm == "layer"
@@ -139,10 +140,13 @@ def check(case, seed=0, lay=lambda t: t, repeated=1):
         terms = torch.cat([want[0], terms], -1)
         error, bound = (got.double() - want[0]).abs(), row_bound(dtype, want[0], terms)
         assert (error <= bound).all(), f"dx: {(error / bound).max():.2f} of the bound"
-    check_sums(sums, want[1:], dz, y, source, parameters, centred, ROUND * repeated**0.5)
+    units = [*errors_of_sums(sums, want[1:], dz, y, source, parameters, centred, ROUND * repeated**0.5)]
+    assert max(error.max() for error in units) <= 16, units
+    return units
 
 
-def check_sums(sums, want, dz, y, source, parameters, centred, one):
+def errors_of_sums(sums, want, dz, y, source, parameters, centred, one):
+    """Yield the error of each entry of the tables' gradients, then of the vectors', in units of 2^-24 sqrt(Σ term²)."""
     weight, bias, a, b = wide(parameters)
     ones, dz, source = torch.ones_like(weight), dz.double(), source.double()
     normed = norm_rational_closed_form(source, None, ones, None, None, None, rms=not centred)[0]
@@ -152,28 +156,26 @@ def check_sums(sums, want, dz, y, source, parameters, centred, one):
             sums[2:], want[2:], (a, b), (squares[: a.shape[1]], squares[a.shape[1] :])
         ):
             unit = torch.stack(own, 1)
-            judge(got, of_table, one * (unit if len(table) == len(unit) else unit.sum(0, keepdim=True)).sqrt())
+            yield in_units(got, of_table, one * (unit if len(table) == len(unit) else unit.sum(0, keepdim=True)).sqrt())
     size = torch.maximum(dy_terms(dz, y, a, b), dz.abs())
     if len(normed) < 400:  # too few terms to average, and near x's mean one rounds relative to x
         normed = normed.abs().clamp(min=1)
     for factor, got, of_vector, vector in zip((normed, torch.ones_like(normed)), sums, want, (weight, bias)):
         if vector is not None:
             terms = (size * factor).reshape(-1, len(weight))
-            judge(got, of_vector, one * terms.square().sum(0).sqrt())
+            yield in_units(got, of_vector, one * terms.square().sum(0).sqrt())
 
 
-def judge(got, want, unit):
-    error = (got.double() - want).abs()
-    error = torch.where(error == 0, error, error / unit)
-    assert got.shape == want.shape and error.max() <= 16 and (error.numel() < 16 or error.mean() <= 4), (
-        error.mean(),
-        error.max(),
-    )
+def in_units(got, want, unit):
+    assert got.shape == want.shape
+    error = (got.double() - want).abs().flatten()
+    return torch.where(error == 0, error, error / unit.flatten())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(label, case)))
 def test_against_float64(case):
-    check(case)
+    for error in check(case):
+        assert error.numel() < 16 or error.mean() <= 4
 
 
 @pytest.mark.parametrize("layout", ["1-D", "4-D", "sliced columns", "expanded batch"])
@@ -252,8 +254,10 @@ def test_every_column_has_one_position(columns, groups, vector):
 
 @pytest.mark.gpu
 @pytest.mark.full
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("columns", [192, 384, 768])
-def test_sums_at_full_size(columns, seed):
-    """256 x 197 rows: mean at most 4 units, worst at most 16."""
-    check(Case(256 * 197, columns, 8, z=BF16), seed)
+def test_sums_at_full_size(columns):
+    """256 x 197 rows, five seeds: each of the four sums at most 4 units in the mean, and no entry above 16."""
+    seeds = [check(Case(256 * 197, columns, 8, z=BF16), seed) for seed in range(5)]
+    means = [torch.cat(errors).mean().item() for errors in zip(*seeds)]
+    print(columns, "da, db, dweight, dbias:", [f"{mean:.2f}" for mean in means])
+    assert len(means) == 4 and max(means) <= 4

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from flashkat_lite import GRKAN, GroupRational, rational
+from flashkat_lite import GRKAN, GroupRational, norm_rational, rational
 from flashkat_lite._torch import KERNEL_SOURCES, can_bypass_dispatcher, rational_op
 from flashkat_lite.export import decomposed
 from flashkat_lite.reference import rational_gradients, rational_reference
@@ -374,6 +374,18 @@ def test_flops_are_counted(device, monkeypatch, late):
     with counting.FlopCounterMode(display=False) as backward:
         y.sum().backward()
     assert backward.get_total_flops() == 5 * 12 * 58
+
+
+def test_flops_of_a_norm_are_its_rational_functions(device):
+    import torch.utils.flop_counter as counting
+
+    _, x, a, b = make(device)
+    weight = torch.ones(12, device=device)
+    for tables, of_forward, of_backward in (((a, b), 20, 58), ((), 0, 0)):
+        inputs = leaves(x, weight, weight, *tables)
+        with counting.FlopCounterMode(display=False) as both:
+            norm_rational(*inputs).sum().backward()
+        assert both.get_total_flops() == 5 * 12 * (of_forward + of_backward)
 
 
 # Autocast, checkpointing
@@ -766,7 +778,9 @@ def gradients_of(model, x, target):
 
 def model_and_data():
     torch.manual_seed(0)
-    return GRKAN(12, 24, groups=4), torch.randn(2, 8, 12), torch.randn(2, 8, 12)
+    model = GRKAN(12, 24, groups=4, norm="layer")
+    nn.init.normal_(model.prenorm.weight)
+    return model, torch.randn(2, 8, 12), torch.randn(2, 8, 12)
 
 
 def under_ddp(rank):
@@ -776,7 +790,7 @@ def under_ddp(rank):
 
 
 def judge_ddp(parallel, alone):
-    assert len(parallel) == 8
+    assert len(parallel) == 10
     for g, w in zip(parallel, alone):
         assert w.any()
         torch.testing.assert_close(g, w)
@@ -793,12 +807,17 @@ def under_fsdp(rank):
     mesh = init_device_mesh("cpu", (2,))  # also where there is a GPU
     plain = fully_shard(copy.deepcopy(model), mesh=mesh)
     found = {"float32": gradients_of(plain, x[rank], target[rank]), "alone": alone}
+    apart = copy.deepcopy(model)
+    for child in (apart.prenorm, apart.act1, apart.fc1, apart.act2, apart.fc2):
+        fully_shard(child, mesh=mesh)
+    found["each child apart"] = gradients_of(fully_shard(apart, mesh=mesh), x[rank], target[rank])
 
     dtypes = []
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     for name, built_in in (("mixed", torch.float32), ("built in bfloat16", torch.bfloat16)):
         mixed = copy.deepcopy(model)
-        mixed.fc1.to(built_in), mixed.fc2.to(built_in)
+        for child in (mixed.prenorm, mixed.fc1, mixed.fc2):
+            child.to(built_in)
         for act in (mixed.act1, mixed.act2):
             act.register_forward_hook(lambda act, inputs, y: dtypes.append((y.dtype, act.numerator.dtype)))
         shard_tables(mixed, mesh=mesh)
@@ -808,16 +827,17 @@ def under_fsdp(rank):
 
 
 def judge_fsdp(found):
-    for g, w in zip(found["float32"], found["alone"]):
-        assert w.any()
-        torch.testing.assert_close(g, w)
+    for way in ("float32", "each child apart"):
+        for g, w in zip(found[way], found["alone"]):
+            assert w.any()
+            torch.testing.assert_close(g, w)
 
     # Tables that are sharded by themselves stay in float32 where all else is cast to bfloat16, or built in it.
     assert found["dtypes"] == [(torch.bfloat16, torch.float32)] * 4
-    names = [name for name, _ in GRKAN(12, 24, groups=4).named_parameters()]
+    names = [name for name, _ in model_and_data()[0].named_parameters()]
     for case in ("mixed", "built in bfloat16"):
         for name, g, w in zip(names, found[case], found["alone"]):
-            assert name.startswith("fc") or g.dtype == torch.float32
+            assert name.startswith(("fc", "prenorm")) or g.dtype == torch.float32
             assert (g - w).norm() < 0.05 * w.norm(), (case, name)
 
 
@@ -858,10 +878,36 @@ def with_dtensors(rank):
     y = torch.compile(rational, backend="aot_eager", fullgraph=True)(x, *shared)
     y.sum().backward()
     found["compiled"] = [y.full_tensor().detach()], groups, [placement(y)]
-    return found
+
+    normed = {}
+    for case, of_x in {"nothing": whole, "rows": rows, "rows of 5": Shard(1), "columns": columns}.items():
+        inputs = [
+            distribute_tensor(t, mesh, [of_x if t.dim() == 3 else whole]).requires_grad_() for t in norm_tensors()
+        ]
+        z, total = norm_of(*inputs)
+        results = [z, total, *torch.autograd.grad(z.square().sum() + total.square().sum(), inputs)]
+        normed[case] = [t.full_tensor().detach() for t in results], [placement(t) for t in results]
+    return found, normed
 
 
-def judge_dtensors(found):
+def norm_tensors():
+    _, x, a, b = make("cpu", (4, 5, 12))
+    return x, x.flip(0), 1 + x[0, 0], x[0, 1], a, b
+
+
+def norm_of(x, branch, *parameters):
+    return norm_rational(x, *parameters, branch=branch)
+
+
+def judge_dtensors(both):
+    found, normed = both
+    inputs = leaves(*norm_tensors())
+    z, total = norm_of(*inputs)
+    want = [z, total, *torch.autograd.grad(z.square().sum() + total.square().sum(), inputs)]
+    for results, _ in normed.values():
+        for got, expected in zip(results, want):
+            torch.testing.assert_close(got, expected)
+    assert normed["rows"][1] == ["Shard 0"] * 4 + ["Partial"] * 4
     for results, groups, _ in found.values():
         dy, *tensors = make("cpu", (4, 5, 12), tables=groups)
         want = [rational_reference(*tensors), *rational_gradients(dy, *tensors)]
@@ -876,6 +922,19 @@ def judge_dtensors(found):
 
 
 # Modules
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_hooks_of_a_norm_and_of_what_it_is_merged_with_run(norm):
+    """FSDP2 gathers a module's parameters in such hooks."""
+    torch.manual_seed(0)
+    model, x = GRKAN(12, 24, groups=4, norm=norm), torch.randn(5, 12)
+    want, seen = model(x, x), []
+    for child in (model.act1, model.prenorm):
+        child.register_forward_pre_hook(lambda module, arguments: seen.append(module))
+        for got, expected in zip(model(x, x), want):
+            torch.testing.assert_close(got, expected)
+    assert seen == [model.act1, model.act1, model.prenorm]
 
 
 def test_modules_are_copied_pickled_and_saved(device):

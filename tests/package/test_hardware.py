@@ -99,6 +99,8 @@ def test_time_interleaved_on_a_gpu_flushes_before_every_timed_call_and_reads_clo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "empty", lambda size, **options: sizes.append(size) or Scratch())
+    cycles = []
+    monkeypatch.setattr(torch.cuda, "_sleep", cycles.append)
     timings = hardware.time_interleaved({"f": lambda: log.append("f")}, seconds=0.3, warmup=0)
     assert sizes[0] >= 4 * facts.l2_bytes
     timed = ["flush", "record", "f", "record"]
@@ -108,6 +110,13 @@ def test_time_interleaved_on_a_gpu_flushes_before_every_timed_call_and_reads_clo
     log.clear()
     hardware.time_interleaved({"f": lambda: log.append("f")}, seconds=0.3, warmup=0, cold_l2=False)
     assert "flush" not in log and log[1:5] == ["f", "record", "f", "record"]
+
+    cycles.clear()
+    slow = {"f": lambda: time.sleep(1e-3)}
+    hardware.time_interleaved(slow, seconds=0.3, warmup=0, cold_l2=False)
+    assert not cycles
+    hardware.time_interleaved(slow, seconds=0.3, warmup=0)
+    assert len(cycles) == 3 and min(cycles) >= 2 * 1e-3 * 2e9, "the host's millisecond is not the function's"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

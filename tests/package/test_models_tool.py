@@ -206,11 +206,12 @@ def test_the_variants_are_vit_and_kat_with_two_backwards_at_each_size(monkeypatc
             "vit-norm": {**SIZES[size], "mlp": "mlp", "norm": "ours"},
             "kat": {**SIZES[size], **kat},
             "kat-norm": {**SIZES[size], **kat, "norm": "fused"},
+            "kat-ours": {**SIZES[size], **kat, "norm": "ours"},
             "kat-block": {**SIZES[size], **kat, "backward": "block"},
             "timm-vit": (size, "mlp"),
             "timm-kat-norm": (size, "grkan"),
         }
-    compiled = ("vit", "vit-norm", "kat", "kat-norm")
+    compiled = ("vit", "vit-norm", "kat", "kat-norm", "kat-ours")
     assert {"eager": tuple(models.VARIANTS), "compiled": compiled, "graphs": compiled} == models.MODES
 
 
@@ -245,7 +246,7 @@ def test_lines_hold_the_speed_relative_to_vit_in_the_same_turns(capsys):
 
 # The record
 
-EAGER = ["vit", "vit-norm", "kat", "kat-norm", "kat-block"]
+EAGER = ["vit", "vit-norm", "kat", "kat-norm", "kat-ours", "kat-block"]
 
 
 @pytest.fixture
@@ -280,7 +281,7 @@ def test_a_whole_run_makes_a_good_record_of_every_size_mode_and_variant(on_a_gpu
     assert records.problems(found, on_a_gpu.path) == []
     assert found["command"] == "python book/tools models" and found["data"]["batch"] == 256
     rows = [(row["size"], row["mode"], row["variant"]) for row in found["data"]["results"]]
-    assert len(rows) == len(set(rows)) == 3 * (5 + 4 + 4)
+    assert len(rows) == len(set(rows)) == 3 * (6 + 5 + 5)
     assert [mode for mode, *_ in on_a_gpu.asked] == ["eager"] * 3 + ["compiled"] * 3 + ["graphs"] * 3, (
         "what compiles comes last"
     )
@@ -296,11 +297,11 @@ def test_runs_that_split_the_work_add_up_and_a_new_one_replaces_what_it_measured
     on_a_gpu.ms = 20.0
     models.main(["--sizes", "small", "--modes", "eager"])
     data = on_a_gpu.read()["data"]["results"]
-    assert len(data) == 39
+    assert len(data) == 48
     for row in data:
         assert row["ms"] == (20.0 if row["size"] == "small" and row["mode"] == "eager" else 10.0)
     models.main([])
-    assert len(on_a_gpu.read()["data"]["results"]) == 39
+    assert len(on_a_gpu.read()["data"]["results"]) == 48
     assert on_a_gpu.read()["command"] == "python book/tools models", "it replaced all that the others measured"
 
 
@@ -326,7 +327,7 @@ def test_a_run_that_is_killed_keeps_what_it_has(on_a_gpu, monkeypatch):
         models.main([])
     found = on_a_gpu.read()
     assert records.problems(found, on_a_gpu.path) == []
-    assert [row["size"] for row in found["data"]["results"]] == ["tiny"] * 5 + ["small"] * 5
+    assert [row["size"] for row in found["data"]["results"]] == ["tiny"] * 6 + ["small"] * 6
 
 
 def test_quick_is_tiny_and_eager_and_writes_only_where_told(on_a_gpu, tmp_path):

@@ -27,13 +27,16 @@ VARIANTS = {
     "vit-norm": {"mlp": "mlp", "norm": "ours"},
     "kat": {"mlp": "grkan", "backward": "stationary", "norm": "torch"},
     "kat-norm": {"mlp": "grkan", "backward": "stationary", "norm": "fused"},
+    "kat-ours": {"mlp": "grkan", "backward": "stationary", "norm": "ours"},
     "kat-block": {"mlp": "grkan", "backward": "block", "norm": "torch"},
     "timm-vit": {"mlp": "mlp", "timm": True},
     "timm-kat-norm": {"mlp": "grkan", "backward": "stationary", "norm": "fused", "timm": True},
 }
 # In the order of measuring. Compiling is slow, and the block kernel's share shows in eager mode. "graphs" is compiled
 # with CUDA graphs: a small model's step is launched faster than the host could launch its kernels one by one.
-MODES = {"eager": tuple(VARIANTS)} | dict.fromkeys(("compiled", "graphs"), ("vit", "vit-norm", "kat", "kat-norm"))
+MODES = {"eager": tuple(VARIANTS)} | dict.fromkeys(
+    ("compiled", "graphs"), ("vit", "vit-norm", "kat", "kat-norm", "kat-ours")
+)
 COMPILE = {"compiled": {}, "graphs": {"mode": "reduce-overhead"}}
 STEPS, ROUNDS = 5, 6  # steps in a turn, turns of each variant
 
