@@ -10,7 +10,7 @@ from flashkat_lite import records
 
 from . import exercises, figures, interactive
 from .exercises import check
-from .measuring import measure, timings
+from .measuring import gpu_kernels, measure, timings
 from .show import claim, table
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "claim",
     "exercises",
     "figures",
+    "gpu_kernels",
     "interactive",
     "measure",
     "note",

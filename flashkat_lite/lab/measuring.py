@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from flashkat_lite import hardware, records
 from flashkat_lite.records import Record
 
@@ -47,3 +49,14 @@ def timings(functions: dict[str, Callable[[], Any]], **options) -> dict[str, dic
         return {name: _once(function) for name, function in functions.items()}
     times = hardware.time_interleaved(functions, **options)
     return {k: {"ms": t.median, "low": t.low, "high": t.high, "repeats": t.repeats} for k, t in times.items()}
+
+
+def gpu_kernels(function: Callable[[], Any]) -> int | None:
+    """How many kernels one call launches on the GPU, of anybody's; None without a GPU."""
+    if hardware.device() is None:
+        return None
+    function()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        function()
+        torch.cuda.synchronize()
+    return sum(event.count for event in profiler.key_averages() if event.self_device_time_total > 0)
