@@ -213,17 +213,17 @@ EAGER = {rung: _eager(rung) for rung in BACKWARDS}
 
 
 class EagerNormRational(torch.autograd.Function):
-    """`norm_rational_op` without PyTorch's dispatcher."""
+    """`norm_rational_op` without PyTorch's dispatcher: z, or with a branch (z, x + branch)."""
 
     @staticmethod
     def forward(ctx, *arguments):
-        found = _norm_forward(*arguments, KERNEL_SOURCES)
-        _save_norm(ctx, (*arguments, KERNEL_SOURCES), found)
+        z, total, *_ = found = _norm_forward(*arguments, KERNEL_SOURCES)
+        _keep_norm(ctx, (*arguments, KERNEL_SOURCES), found)
         ctx.set_materialize_grads(False)
-        return found
+        return z if arguments[1] is None else (z, total)
 
     @staticmethod
-    def backward(ctx, dz, dsum, *of_statistics):
+    def backward(ctx, dz, dsum=None):
         return _first_derivative_of_norm(ctx, dz, dsum)[:-1]
 
 
@@ -468,12 +468,17 @@ registered_backward = _registered(rational_backward_op, _save, _second_derivativ
 # The same of the norm. Of its four results, z and x + branch have derivatives.
 
 
-def _save_norm(ctx, inputs, output):
+def _keep_norm(ctx, inputs, output):
     x, branch, *parameters, ctx.rms, ctx.eps, _, ctx.sources = inputs
     _, total, mean, rstd = output
     ctx.dtypes = x.dtype, None if branch is None else branch.dtype
     ctx.save_for_backward(x if branch is None else total, mean, rstd, *parameters)
-    ctx.mark_non_differentiable(mean, rstd, *([total] if branch is None else []))
+
+
+def _save_norm(ctx, inputs, output):
+    _keep_norm(ctx, inputs, output)
+    _, total, *statistics = output
+    ctx.mark_non_differentiable(*statistics, *([total] if inputs[1] is None else []))
 
 
 def _first_derivative_of_norm(ctx, dz, dsum, *of_statistics):

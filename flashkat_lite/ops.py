@@ -102,13 +102,14 @@ def norm_rational(
     facts = [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
     (_validate_norm_once if eager else _validate_norm)(*facts, norm, eps, dtype)
     if dtype is None:
-        dtype = _autocast_dtype(x) if x.dtype == torch.float32 else x.dtype
+        cast = x.dtype == torch.float32 and (not eager or torch._C._is_any_autocast_enabled())
+        dtype = _autocast_dtype(x) if cast else x.dtype
     arguments = x, branch, weight, bias, numerator, denominator, norm == "rms", eps, dtype
     if forward_ad._current_level >= 0 or (not eager and _exporting_to_onnx()):
         rms_eps_dtype = dict(rms=norm == "rms", eps=eps, dtype=dtype)
         z, total, _, _ = norm_rational_closed_form(*arguments[:6], **rms_eps_dtype)
     elif eager:
-        z, total, _, _ = eager_norm_rational(*arguments)
+        return eager_norm_rational(*arguments)
     else:
         z, total, _, _ = registered_norm(*arguments, KERNEL_SOURCES)
     return z if branch is None else (z, total)
