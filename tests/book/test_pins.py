@@ -18,11 +18,11 @@ CUDA = ("nvidia-", "cuda-")  # what PyPI's torch brings on Linux, in the version
 
 
 def resolve(requirements, python, folder):
-    """(name: version of all that these requirements bring on that Python, what uv said)."""
+    """(name: version of all that these requirements bring on that Python, what uv said). folder: what it keeps."""
     uv = pytest.importorskip("uv", reason="uv is missing: pip install -r requirements.txt")
     command = [uv.find_uv_bin(), "pip", "compile", str(requirements), "--no-header", "--no-annotate", "--no-config"]
     command += ["--python", sys.executable, "--python-version", python, "--python-platform", "x86_64-manylinux_2_36"]
-    command += ["--only-binary", ":all:", "--cache-dir", str(folder / "cache")]
+    command += ["--only-binary", ":all:", "--cache-dir", str(folder / "uv")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     if done.returncode == 2 and "Failed to fetch" in done.stderr:
         pytest.skip(f"no package index answers: {done.stderr.strip().splitlines()[-1].strip()}")
@@ -30,8 +30,8 @@ def resolve(requirements, python, folder):
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_pins_resolve_and_leave_nothing_to_chance(python, tmp_path):
-    found, said = resolve(ROOT / "requirements.txt", python, tmp_path)
+def test_the_pins_resolve_and_leave_nothing_to_chance(python, shared):
+    found, said = resolve(ROOT / "requirements.txt", python, shared)
     pinned = wheelhouse.pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
     assert found, said
     assert "yanked" not in said, said
@@ -39,11 +39,11 @@ def test_the_pins_resolve_and_leave_nothing_to_chance(python, tmp_path):
     assert free.items() <= pinned.items()
 
 
-def test_a_pin_that_asks_for_a_newer_python_is_noticed(tmp_path):
+def test_a_pin_that_asks_for_a_newer_python_is_noticed(tmp_path, shared):
     asks = tmp_path / "requirements.txt"
     asks.write_text("soupsieve==4.1.1\n", encoding="utf-8")  # Python 3.11.5
-    assert resolve(asks, PYTHONS[-1], tmp_path)[0] == {"soupsieve": "4.1.1"}
-    found, said = resolve(asks, "3.11.2", tmp_path)
+    assert resolve(asks, PYTHONS[-1], shared)[0] == {"soupsieve": "4.1.1"}
+    found, said = resolve(asks, "3.11.2", shared)
     assert not found and "3.11.5" in said
 
 

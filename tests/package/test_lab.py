@@ -139,6 +139,19 @@ def test_with_a_gpu_a_measurement_is_live_and_kept_with_the_command_that_makes_i
     assert "live" not in kept
 
 
+def test_a_measurement_that_cannot_be_kept_says_so_once_and_goes_on(library, monkeypatch):
+    folder, machine = library
+    said = []
+    monkeypatch.setattr(measuring, "note", said.append)
+    measuring._say_that_nothing_is_kept.cache_clear()
+    (folder / "_build").touch()  # where a folder would have to be: as in a clone that can only be read
+    machine("NVIDIA L4", "l4")
+    for name in ("one", "two"):
+        made = measuring.measure(name, "A speed", lambda: {"ms": 1.5})
+        assert made.live and made.data == {"ms": 1.5}
+    assert len(said) == 1 and "not kept" in said[0]
+
+
 def test_without_a_gpu_the_function_runs_and_the_record_is_shown(library):
     folder, machine = library
     machine("NVIDIA H200", "h200")
