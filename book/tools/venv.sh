@@ -11,9 +11,11 @@ pinned='(3, 11) <= sys.version_info[:2] <= (3, 14)'
 why_not() {
   command -v "$1" >/dev/null || { echo "is not there"; return; }
   "$1" -c "
-import sys
+import sys, sysconfig
 if not $pinned:
     sys.exit('is Python ' + sys.version.split()[0])
+if sys.implementation.name != 'cpython' or sysconfig.get_config_var('Py_GIL_DISABLED') or sys.maxsize < 2**32:
+    sys.exit('is ' + sys.implementation.name + ', free-threaded or of 32 bits: PyTorch is built for the usual CPython')
 try:
     import ensurepip, venv
 except ImportError:

@@ -17,6 +17,7 @@ STAND_IN = """\
 case "$1" in
   -c) exec "{python}" -c "import sys; sys.version_info = {version!r} + ('final', 0); sys.version = '{dotted} x'
 for name in {without!r}: sys.modules[name] = None
+{more}
 exec(sys.argv[1])" "$2";;
   -V) echo "Python {dotted}";;
   -m) mkdir -p .venv/bin; cat "$0.made" > .venv/bin/python; chmod +x .venv/bin/python;;
@@ -46,9 +47,9 @@ class Clone:
     def __init__(self, folder, bin):
         self.folder, self.bin = folder, bin
 
-    def python(self, name, *version, without=(), finished=0):
+    def python(self, name, *version, without=(), finished=0, more=""):
         path, dotted = self.bin / name, ".".join(map(str, version))
-        text = STAND_IN.format(python=sys.executable, version=version, dotted=dotted, without=without)
+        text = STAND_IN.format(python=sys.executable, version=version, dotted=dotted, without=without, more=more)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
         path.with_name(f"{name}.made").write_text(MADE.format(name=name, finished=finished), encoding="utf-8")
@@ -94,6 +95,22 @@ def test_where_no_python_fits_each_is_named_with_the_reason(clone):
     assert "python3 is Python 3.9.2" in done.stderr
     assert "python3.12 lacks its venv module (on Debian: apt install python3.12-venv)" in done.stderr
     assert "python3.13 is not there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "sys.implementation.name = 'pypy'",
+        "sys.maxsize = 2**31 - 1",
+        "import sysconfig; sysconfig.get_config_var = lambda name: name == 'Py_GIL_DISABLED'",
+    ],
+)
+def test_a_python_that_pytorch_is_not_built_for_is_passed_over(clone, more):
+    clone.python("python3", 3, 14, 0, more=more)
+    clone.python("python3.13", 3, 13, 0)
+    assert clone.make().returncode == 0 and clone.installed == ["python3.13"]
+    shutil.rmtree(clone.folder / ".venv")
+    assert "python3 is " in clone.make("PYTHON=python3").stderr and clone.installed == ["python3.13"]
 
 
 @pytest.mark.parametrize(
