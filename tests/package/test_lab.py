@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
-from flashkat_lite import hardware, records
+from flashkat_lite import hardware, records, testing
 from flashkat_lite.lab import figures, measuring, setup, show
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
 from tools.notebooks import stamp
@@ -176,6 +177,19 @@ def test_without_a_gpu_timings_are_of_one_call_each(library):
     times = measuring.timings({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=1)
     assert calls == ["a", "b"] and times.keys() == {"a", "b"}
     assert times["a"]["repeats"] == 1 and times["a"]["ms"] == times["a"]["low"] == times["a"]["high"] >= 0
+
+
+def test_checks_raise_where_python_leaves_asserts_out():
+    """As under `python -O`: the checks' own code, compiled so."""
+    source = Path(testing.__file__).read_text(encoding="utf-8")
+    optimised = ModuleType("flashkat_lite.testing_optimised")
+    optimised.__package__ = "flashkat_lite"
+    exec(compile(source, testing.__file__, "exec", optimize=1), vars(optimised))
+    dy, x, a, b = optimised.random_inputs(5, 16, device="cpu")
+    with pytest.raises(AssertionError, match="what rounding explains"):
+        optimised.check_dx(dy + 1, dy, x, a, b)
+    with pytest.raises(AssertionError, match="has shape"):
+        optimised.check_dx(dy[1:], dy, x, a, b)
 
 
 # Tables and figures
