@@ -4,12 +4,15 @@
 ifdef PY
 READY :=
 else
+# .venv is complete: packages and a standard library from elsewhere could only be others.
+unexport PYTHONPATH PYTHONHOME
 PY := .venv/bin/python
 READY := .venv/.ready
 STALE := $(shell sh book/tools/venv.sh --stale)
 endif
-# `python -m` finds the package in this folder, and all that runs reads and writes UTF-8, whatever the locale.
-unexport PYTHONSAFEPATH
+# `python -m` finds the package in this folder, asserts are executed, no library's warning ends a program, and all that
+# runs reads and writes UTF-8, whatever the locale.
+unexport PYTHONSAFEPATH PYTHONOPTIMIZE PYTHONWARNINGS
 export PYTHONUTF8 := 1
 # Tests wait for browsers and for processes of their own: one more at a time than there are cores.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
@@ -31,7 +34,7 @@ book: $(READY)  ## build the pages; executes nothing
 	@"$(PY)" book/tools build
 
 serve: book  ## build the pages and serve them on localhost
-	@"$(PY)" -m http.server --bind 127.0.0.1 --directory _build/html "$(or $(PORT),8000)"
+	@"$(PY)" book/tools serve "$(or $(PORT),8000)"
 
 # Each of these processes with threads of its own would have them wait for one another.
 test: export OMP_NUM_THREADS := 1
@@ -60,7 +63,7 @@ record: $(READY)  ## move fresh measurements from _build/records to book/data
 	@"$(PY)" book/tools record
 
 lab: $(READY)  ## JupyterLab on the chapters
-	@"$(PY)" -m jupyterlab --notebook-dir=chapters
+	@"$(PY)" book/tools lab $(call given,ARGS)
 
 student: $(READY)  ## notebooks without solutions, in _build/student
 	@"$(PY)" book/tools student
@@ -79,8 +82,7 @@ release-check: $(READY)  ## fails where a chapter is stale or was not executed o
 	@"$(PY)" book/tools status --check
 
 wheel: $(READY)  ## the package's wheel and source archive, in dist
-	@rm -rf dist flashkat_lite.egg-info
-	@"$(PY)" -m build --no-isolation .
+	@"$(PY)" book/tools wheel
 
 hub: $(READY)  ## the source of a kernel for the Hugging Face Hub, in _build/hub
 	@"$(PY)" book/tools hub

@@ -54,6 +54,9 @@ def findings() -> Iterator[Finding]:
     yield _triton(versions["triton"])
     yield _outcome("reference", check_reference, "agrees with autograd", "the package cannot run: reinstall PyTorch")
     yield from _gpu(hardware.device(), versions["triton"])
+    if Path.home().name.startswith(console.LENT):
+        advice = "set HOME to a folder of yours; until then each program compiles its kernels anew"
+        yield Finding("home", "missing", "none that can be written to", advice)
     if records.in_clone():
         yield _ncu()
         yield _tool("make", "install it (Debian: apt install make) or run the Makefile's commands by hand")

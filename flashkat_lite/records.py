@@ -5,6 +5,7 @@ Fresh ones are written to _build/records/<gpu>, and `make record` moves them to 
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,16 @@ def root() -> Path:
 def fresh_path(experiment: str) -> Path:
     """Return where a fresh record of this machine's GPU is written."""
     return root() / "_build" / "records" / hardware.device().slug / f"{experiment}.json"
+
+
+def why_not_kept(path: Path) -> str:
+    """Return why a record cannot be written to `path`, whose folder is made where it can be; "" where it can."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return ""
+    except OSError as error:
+        return f"{path.parent}: {error.strerror}"
 
 
 def read(path: Path) -> Record:

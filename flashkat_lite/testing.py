@@ -93,10 +93,17 @@ def check_dx(dx: Tensor, dy: Tensor, x: Tensor, numerator: Tensor, denominator: 
 
 
 def _within(what: str, found: Tensor, exact: Tensor, bound: Tensor, like: Tensor) -> None:
-    assert found.dtype == like.dtype, f"{what} is {found.dtype}, not {like.dtype}"
-    assert found.shape == like.shape, f"{what} has shape {list(found.shape)}, not {list(like.shape)}"
+    _hold(found.dtype == like.dtype, f"{what} is {found.dtype}, not {like.dtype}")
+    _hold(found.shape == like.shape, f"{what} has shape {list(found.shape)}, not {list(like.shape)}")
     error = (found.double() - exact).abs()
-    assert (error <= bound).all(), f"{what}: the error is {(error / bound).max():.3g} times what rounding explains"
+    if not (error <= bound).all():
+        raise AssertionError(f"{what}: the error is {(error / bound).max():.3g} times what rounding explains")
+
+
+def _hold(holds: bool | Tensor, message: str) -> None:
+    """An assert that is executed under `python -O` too."""
+    if not holds:
+        raise AssertionError(message)
 
 
 def errors_in_units(
@@ -129,9 +136,9 @@ def check_backward(
     errors = errors_in_units(da, db, dy, x, numerator, denominator)
     mean, worst = mean + one_by_one**0.5, worst + 4 * one_by_one**0.5
     for name, error in zip(("dnumerator", "ddenominator"), errors):
-        assert error.max() <= worst, f"{name}: the worst error is {error.max():.1f} units; {worst:.1f} are allowed"
+        _hold(error.max() <= worst, f"{name}: the worst error is {error.max():.1f} units; {worst:.1f} are allowed")
     units = torch.cat([error.flatten() for error in errors])
-    assert units.mean() <= mean, f"the sums' mean error is {units.mean():.1f} units; {mean:.1f} are allowed"
+    _hold(units.mean() <= mean, f"the sums' mean error is {units.mean():.1f} units; {mean:.1f} are allowed")
     return units
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# In place of this folder, where `site` would stand for Python's own.
-sys.path[:] = [str(HERE.parent), str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != HERE)]
+# Without this folder, where `site` would stand for Python's own.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]
 
 
 def tools() -> dict[str, Path]:
@@ -28,11 +28,25 @@ def main() -> object:
     runpy.run_path(str(ROOT / "flashkat_lite" / "console.py"))["prepare"]()
     name, known = (sys.argv[1:] or ["--help"])[0], tools()
     if name in known:
+        root = place_to_work()
+        sys.path[:0] = [str(root / "book"), str(root)]
         sys.argv = [f"{sys.argv[0]} {name}", *sys.argv[2:]]
-        module = known[name].relative_to(HERE).with_suffix("").parts
-        return importlib.import_module(".".join(["tools", *module])).main()
+        module = importlib.import_module(".".join(["tools", *known[name].relative_to(HERE).with_suffix("").parts]))
+        module.__doc__ = module.__doc__ or why(known[name])  # with -OO there is none
+        return module.main()
     print("python book/tools NAME …", *(f"{tool:<12} {why(path)}" for tool, path in known.items()), sep="\n")
     return 0 if name in ("-h", "--help") else f"there is no tool {name!r}"
+
+
+def place_to_work() -> Path:
+    """This clone or, where it cannot be written to, a copy of it, which is named."""
+    paths = runpy.run_path(str(HERE / "paths.py"))
+    place = paths["unwritable"]()
+    if place is None:
+        return ROOT
+    copy = paths["own_copy"]()
+    print(f"{place} cannot be written to: working on a copy, in {copy}", file=sys.stderr, flush=True)
+    return copy
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Where one survives, a test is missing. Where its text is gone, the fault is to b
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 import tomllib
 
-from .paths import ROOT
+from .paths import ROOT, copy
 
 LIMIT = 300  # seconds for the tests of one fault
 
@@ -38,12 +37,6 @@ def listed(path=ROOT / "tests" / "mutants.toml"):
 
 def found_once(mutant, root=ROOT):
     return (root / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1
-
-
-def copy(root, folder):
-    """The tree without what is hidden or built."""
-    shutil.copytree(root, folder, ignore=shutil.ignore_patterns(".*", "_build", "dist", "*.egg-info", "__pycache__"))
-    return folder
 
 
 def run(tests, tree, limit=LIMIT):

@@ -2,6 +2,8 @@
 # the first Python on the PATH that fits. `--stale` prints "anew" where .venv was finished and serves no longer: its
 # Python is gone, or this clone was copied or moved, and what was installed belongs to the other place.
 set -eu
+unset CDPATH  # else cd may lead elsewhere, and prints where
+unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT  # which are for another Python, or another place
 cd "$(dirname "$0")/../.."
 pinned='(3, 11) <= sys.version_info[:2] <= (3, 14)'
 
@@ -9,9 +11,11 @@ pinned='(3, 11) <= sys.version_info[:2] <= (3, 14)'
 why_not() {
   command -v "$1" >/dev/null || { echo "is not there"; return; }
   "$1" -c "
-import sys
+import sys, sysconfig
 if not $pinned:
     sys.exit('is Python ' + sys.version.split()[0])
+if sys.implementation.name != 'cpython' or sysconfig.get_config_var('Py_GIL_DISABLED') or sys.maxsize < 2**32:
+    sys.exit('is ' + sys.implementation.name + ', free-threaded or of 32 bits: PyTorch is built for the usual CPython')
 try:
     import ensurepip, venv
 except ImportError:
@@ -20,10 +24,7 @@ except ImportError:
 }
 
 if [ "${1-}" = --stale ]; then
-  [ ! -e .venv/.ready ] || .venv/bin/python -I -c '
-import importlib.util, os, pip, sys
-sys.exit(not os.path.realpath(importlib.util.find_spec("flashkat_lite").origin).startswith(sys.argv[1]))
-' "$(pwd -P)/" >/dev/null 2>&1 || echo anew
+  [ ! -e .venv/.ready ] || { [ "$(cat .venv/.ready)" = "$(pwd -P)" ] && .venv/bin/python -I -c "import pip" 2>/dev/null; } || echo anew
   exit
 fi
 
@@ -45,5 +46,7 @@ if ! .venv/bin/python -I -c "import pip, sys; sys.exit(not $pinned)" >/dev/null 
   echo "Setting up .venv with $("$chosen" -V): about 2 GB and a few minutes, once"
   "$chosen" -m venv --clear .venv
 fi
-.venv/bin/python -m pip install --disable-pip-version-check -q --progress-bar on -r requirements.txt
-touch .venv/.ready
+.venv/bin/python -m pip install --no-user --disable-pip-version-check -q --progress-bar on -r requirements.txt
+# The installer writes this folder's name down in one encoding, and the next locale may have another.
+for site in .venv/lib/python*/site-packages; do [ ! -d "$site" ] || echo ../../../.. > "$site/clone.pth"; done
+pwd -P > .venv/.ready

@@ -12,12 +12,19 @@ def bench(out: Path | None, quick: bool) -> int:
     if hardware.device() is None:
         print(f"bench needs a CUDA device, and there is none here: `{console.COMMAND} doctor` says why.")
         return 2
-    if out is None and not quick:
+    asked = out is not None
+    if not asked and not quick:
         try:
             out = records.fresh_path("ladder")
         except records.MissingRecord:
             print("bench: this package is not in the book's repository; say where to write with --out FILE.")
             return 2
+    why_not = records.why_not_kept(out) if out else ""
+    if why_not:
+        print(f"bench: the record will not be kept ({why_not}); --out FILE says where to write it.", flush=True)
+        if asked:
+            return 2
+        out = None
     record = records.make(
         "ladder",
         title="Every kernel against the limits",

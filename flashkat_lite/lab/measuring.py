@@ -11,10 +11,13 @@ import torch
 from flashkat_lite import hardware, records
 from flashkat_lite.records import Record
 
+from .setup import note
+
 
 def measure(experiment: str, title: str, function: Callable[[], Any]) -> Record:
     """With a GPU: `function()`, JSON-able, kept under _build/records (`make record` moves it to book/data).
 
+    Where it cannot be kept (a clone that can only be read), that is said once.
     Without one, the function runs too, at the sizes that the chapter picks for a CPU, so that its code is tested; its
     figures are thrown away and the record on the default GPU is returned. Raises MissingRecord where there is none.
     """
@@ -22,8 +25,16 @@ def measure(experiment: str, title: str, function: Callable[[], Any]) -> Record:
     if hardware.device() is None:
         return records.load(experiment, command=_command(experiment))
     record = records.make(experiment, title=title, command=_command(experiment), data=data)
-    record.save(records.fresh_path(experiment))
+    try:
+        record.save(records.fresh_path(experiment))
+    except OSError as error:
+        _say_that_nothing_is_kept(error.strerror)
     return record
+
+
+@functools.cache
+def _say_that_nothing_is_kept(why: str | None) -> None:
+    note(f"What is measured here is shown, and not kept: {why or 'this is no clone of the book'}.")
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from IPython.display import HTML, display
 
+from flashkat_lite import console
 from flashkat_lite._interpreter import quicken
 from flashkat_lite._torch import interpreted
 
@@ -29,6 +30,7 @@ def pick(*, gpu: T, cpu: T) -> T:
 
 
 def _set_up() -> None:
+    console.settle()  # before Triton and Matplotlib look where to keep things
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
     if GPU:
         note(f"Kernels run on this machine's {torch.cuda.get_device_name()}.")

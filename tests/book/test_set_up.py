@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDED = ("sh", "make", "head", "dirname", "touch", "mkdir", "cat", "getconf", "expr", "sed")
+NEEDED = ("sh", "make", "head", "dirname", "mkdir", "cat", "getconf", "expr", "sed")
 # A Python of another version, as far as the script asks: it runs code, says its version, and makes an environment whose
 # Python writes down what is installed.
 STAND_IN = """\
@@ -17,6 +17,7 @@ STAND_IN = """\
 case "$1" in
   -c) exec "{python}" -c "import sys; sys.version_info = {version!r} + ('final', 0); sys.version = '{dotted} x'
 for name in {without!r}: sys.modules[name] = None
+{more}
 exec(sys.argv[1])" "$2";;
   -V) echo "Python {dotted}";;
   -m) mkdir -p .venv/bin; cat "$0.made" > .venv/bin/python; chmod +x .venv/bin/python;;
@@ -24,7 +25,7 @@ esac
 """
 MADE = """\
 #!/bin/sh
-[ "$1" = -m ] && echo "{name} $*" >> installed && exit
+[ "$1" = -m ] && echo "{name} $*" >> installed && env >> environment && exit
 exit {finished}
 """
 
@@ -37,7 +38,7 @@ def clone(tmp_path):
     bin.mkdir()
     for name in ("Makefile", "requirements.txt", "pyproject.toml", "book/tools/venv.sh"):
         shutil.copy(ROOT / name, folder / name)
-    for name in (*NEEDED, "chmod"):
+    for name in (*NEEDED, "chmod", "env"):
         (bin / name).symlink_to(shutil.which(name))
     return Clone(folder, bin)
 
@@ -46,15 +47,15 @@ class Clone:
     def __init__(self, folder, bin):
         self.folder, self.bin = folder, bin
 
-    def python(self, name, *version, without=(), finished=0):
+    def python(self, name, *version, without=(), finished=0, more=""):
         path, dotted = self.bin / name, ".".join(map(str, version))
-        text = STAND_IN.format(python=sys.executable, version=version, dotted=dotted, without=without)
+        text = STAND_IN.format(python=sys.executable, version=version, dotted=dotted, without=without, more=more)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
         path.with_name(f"{name}.made").write_text(MADE.format(name=name, finished=finished), encoding="utf-8")
 
-    def make(self, *words):
-        environ = {"PATH": str(self.bin), "LC_ALL": "C.UTF-8"}
+    def make(self, *words, **environ):
+        environ = {"PATH": str(self.bin), "LC_ALL": "C.UTF-8"} | environ
         command = ["make", "--no-print-directory", ".venv/.ready", *words]
         return subprocess.run(command, cwd=self.folder, env=environ, capture_output=True, encoding="utf-8")
 
@@ -97,6 +98,22 @@ def test_where_no_python_fits_each_is_named_with_the_reason(clone):
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        "sys.implementation.name = 'pypy'",
+        "sys.maxsize = 2**31 - 1",
+        "import sysconfig; sysconfig.get_config_var = lambda name: name == 'Py_GIL_DISABLED'",
+    ],
+)
+def test_a_python_that_pytorch_is_not_built_for_is_passed_over(clone, more):
+    clone.python("python3", 3, 14, 0, more=more)
+    clone.python("python3.13", 3, 13, 0)
+    assert clone.make().returncode == 0 and clone.installed == ["python3.13"]
+    shutil.rmtree(clone.folder / ".venv")
+    assert "python3 is " in clone.make("PYTHON=python3").stderr and clone.installed == ["python3.13"]
+
+
+@pytest.mark.parametrize(
     "version, taken", [((3, 10, 14), False), ((3, 11, 0), True), ((3, 14, 3), True), ((3, 15, 0), False)]
 )
 def test_a_python_is_taken_from_the_first_to_the_last_that_is_pinned_for(clone, version, taken):
@@ -115,6 +132,20 @@ def test_the_python_that_is_named_is_the_only_one_asked(clone):
     assert "new" in clone.installed
 
 
+def test_variables_that_are_for_other_pythons_and_folders_lead_nothing_astray(clone, tmp_path):
+    other = tmp_path / "other"
+    (other / "book" / "tools").mkdir(parents=True)
+    clone.python("python3", 3, 12, 1)
+    elsewhere = ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+    done = clone.make(CDPATH=str(other), PYTHON_COLORS="1", PIP_USER="1", **dict.fromkeys(elsewhere, str(other)))
+    assert done.returncode == 0, done.stderr
+    assert clone.installed == ["python3"] and not [*other.rglob("*.*")]
+    assert "--no-user" in (clone.folder / "installed").read_text(encoding="utf-8")
+    seen = (clone.folder / "environment").read_text(encoding="utf-8").splitlines()
+    assert not {line.partition("=")[0] for line in seen} & {*elsewhere}
+    assert "up to date" in clone.make(CDPATH=str(other)).stdout
+
+
 def test_an_environment_whose_python_is_gone_is_made_anew(clone):
     clone.python("python3", 3, 12, 1)
     clone.make()
@@ -124,16 +155,19 @@ def test_an_environment_whose_python_is_gone_is_made_anew(clone):
     assert clone.installed == ["python3", "python3"]
 
 
-def test_a_copied_clone_installs_itself_anew(clone):
-    """Here with a real environment: what was installed belongs to the clone that it was copied from."""
-    folder = clone.folder
+def test_a_real_environment_finds_its_clone_under_any_locale_and_a_copy_of_both_is_made_anew(clone):
+    """What was installed belongs to the clone that it was copied from. Only pip is a stand-in."""
+    folder = clone.folder.rename(clone.folder.with_name("ein Übungs-#1 50%"))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True)
-    (folder / ".venv" / ".ready").touch()
     (folder / "flashkat_lite").mkdir()
     (folder / "flashkat_lite" / "__init__.py").touch()
     (site,) = folder.glob(".venv/lib/python*/site-packages")
     (site / "pip.py").touch()
-    (site / "editable.pth").write_text(f"{folder}\n", encoding="utf-8")
+    latin = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run(["sh", "book/tools/venv.sh"], cwd=folder, env=os.environ | latin, check=True)
+    command = [str(folder / ".venv" / "bin" / "python"), "-c", "import flashkat_lite"]
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    assert subprocess.run(command, cwd=folder.parent, env=environ | latin).returncode == 0
     copied = shutil.copytree(folder, folder.parent / "copied", symlinks=True)
     said = [
         subprocess.run(["sh", "book/tools/venv.sh", "--stale"], cwd=place, capture_output=True, encoding="utf-8").stdout

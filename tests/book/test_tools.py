@@ -9,6 +9,7 @@ from importlib import metadata
 
 import pytest
 
+from tools import notebooks
 from tools.paths import ROOT, TOOLS
 
 WITH_A_MAIN = sorted(
@@ -50,6 +51,57 @@ def test_tools_run_from_any_folder_and_from_a_clone_whose_path_has_a_space(tmp_p
     for tools, place in ((clone / "book" / "tools", tmp_path), ("tools", clone / "book"), (".", clone / "book/tools")):
         done = run("mutants", "--list", "--only", "fence", tools=tools, cwd=place, environ=environ)
         assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stderr
+
+
+def test_tools_explain_themselves_where_python_drops_docstrings():
+    done = subprocess.run(
+        [sys.executable, "-OO", str(TOOLS), "mutants", "--help"], capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0 and "seeds the faults" in done.stdout, done.stderr
+
+
+# As root, whom nothing keeps from writing: every permission to write below the clone is denied where it is asked for.
+DENIED = """if True:
+    import os, runpy, sys
+    clone, allowed = sys.argv[1], os.access
+    os.access = lambda path, mode: not (mode & os.W_OK and f"{path}/".startswith(f"{clone}/")) and allowed(path, mode)
+    sys.argv[:] = [f"{clone}/book/tools", *sys.argv[2:]]
+    sys.path[0] = sys.argv[0]
+    runpy.run_path(f"{clone}/book/tools/__main__.py", run_name="__main__")
+"""
+
+
+def test_where_a_clone_can_only_be_read_tools_work_on_a_copy_that_stays(tmp_path, notebook):
+    clone, temporary = tmp_path / "a clone", tmp_path / "of mine"
+    temporary.mkdir()
+    for name in ("flashkat_lite/console.py", "flashkat_lite/__init__.py", "pyproject.toml"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    shutil.copytree(TOOLS, clone / "book" / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    chapter = clone / "chapters" / "01_one.ipynb"
+    notebooks.write(notebook(), chapter)
+    for path in (*clone.rglob("*"), clone):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = sorted((path, path.stat().st_mtime_ns) for path in clone.rglob("*"))
+    command = [sys.executable, "-B", "-c", DENIED, str(clone), "student"]
+    environ = os.environ | {"TMPDIR": str(temporary)}
+
+    def student():
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+        (copy,) = temporary.glob("flashkat-*")
+        assert f"working on a copy, in {copy}" in done.stderr and copy.stat().st_mode & 0o77 == 0
+        assert done.stdout.strip() == str(copy / "_build" / "student" / "01_one.ipynb")
+        return copy
+
+    kept = student() / "chapters" / "01_one.ipynb"
+    kept.write_text(kept.read_text(encoding="utf-8").replace("A chapter", "Mine"), encoding="utf-8")
+    copy = student()
+    assert "Mine" in (copy / "_build" / "student" / "01_one.ipynb").read_text(encoding="utf-8")
+    os.utime(chapter, (4e9, 4e9))  # the clone's is newer
+    assert "Mine" not in (student() / "_build" / "student" / "01_one.ipynb").read_text(encoding="utf-8")
+    os.utime(chapter, ns=(0, dict(before)[chapter]))
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in clone.rglob("*"))
 
 
 @pytest.mark.parametrize("name", ["counters", "sanitize"])

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ FACTS = {"gpu": "NVIDIA H200", "driver": "580.1", "versions": {"torch": "2.11.0"
 ADDRESS = """import os
 from importlib.util import find_spec
 assert find_spec("flashkat_lite") and "TRITON_INTERPRET" not in os.environ
+if not __debug__: raise RuntimeError("asserts are off")
 object()"""
 WIDGETS = """import ipywidgets as w
 slider = w.IntSlider(max=1)
@@ -39,7 +41,12 @@ def house(tmp_path, monkeypatch):
     return add
 
 
-def test_a_chapter_that_passes_is_kept_stamped_and_repeatable(house, notebook, code, capsys):
+def test_a_chapter_that_passes_is_kept_stamped_and_repeatable(house, notebook, code, capsys, tmp_path, monkeypatch):
+    """Temporary files may be anywhere, and no setting of the user's switches a chapter's asserts off."""
+    (tmp_path / "_build" / "a b").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "_build" / "a b"))
+    for name, value in (("PYTHONOPTIMIZE", "1"), ("PYTHONWARNINGS", "error"), ("PYTHONSAFEPATH", "1")):
+        monkeypatch.setenv(name, value)
     path = house(
         "01_first",
         notebook(

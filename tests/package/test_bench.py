@@ -126,6 +126,20 @@ def test_bench_writes_a_record(monkeypatch, tmp_path, h200):
     assert asked[1][1] == (768,)
 
 
+def test_bench_goes_on_where_nothing_can_be_kept_and_stops_at_once_where_it_was_asked_to(
+    capsys, monkeypatch, tmp_path, h200
+):
+    measured = []
+    monkeypatch.setattr(bench, "full_bench", lambda: measured.append(1) or {})
+    monkeypatch.setattr(records, "REPOSITORY", tmp_path)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_build").touch()  # where a folder would have to be
+    assert command.main(["bench"]) == 0 and measured
+    said = capsys.readouterr().out
+    assert "will not be kept" in said and "--out FILE" in said and "Written" not in said
+    assert command.main(["bench", "--out", str(tmp_path / "_build" / "ladder.json")]) == 2 and len(measured) == 1
+
+
 def test_atomic_additions_are_counted():
     assert ladder.atomics("backward_atomic", 1000, 768) == 10 * 1000 * 768
     assert ladder.atomics("forward", 1000, 768) == 0

@@ -46,12 +46,14 @@ def test_of_what_the_tests_can_do_without_doctor_says_what_is_missing(capsys, mo
 
 
 @without_gpu
-def test_doctor_in_json_is_one_document_with_the_versions(capsys, monkeypatch):
+def test_doctor_in_json_is_one_document_with_the_versions_and_says_that_a_home_is_missing(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "check_interpreter", lambda: None)
+    monkeypatch.setenv("HOME", "/tmp/flashkat-home-1")
     assert command.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["versions"]["torch"] == torch.__version__
     assert {"name", "status", "value", "advice"} == set(report["findings"][0])
+    assert [f["status"] for f in report["findings"] if f["name"] == "home"] == ["missing"]
 
 
 def test_doctor_fails_only_where_the_reference_does(capsys, monkeypatch):

@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
-from flashkat_lite import hardware, records
+from flashkat_lite import hardware, records, testing
 from flashkat_lite.lab import figures, measuring, setup, show
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
 from tools.notebooks import stamp
@@ -139,6 +140,19 @@ def test_with_a_gpu_a_measurement_is_live_and_kept_with_the_command_that_makes_i
     assert "live" not in kept
 
 
+def test_a_measurement_that_cannot_be_kept_says_so_once_and_goes_on(library, monkeypatch):
+    folder, machine = library
+    said = []
+    monkeypatch.setattr(measuring, "note", said.append)
+    measuring._say_that_nothing_is_kept.cache_clear()
+    (folder / "_build").touch()  # where a folder would have to be: as in a clone that can only be read
+    machine("NVIDIA L4", "l4")
+    for name in ("one", "two"):
+        made = measuring.measure(name, "A speed", lambda: {"ms": 1.5})
+        assert made.live and made.data == {"ms": 1.5}
+    assert len(said) == 1 and "not kept" in said[0]
+
+
 def test_without_a_gpu_the_function_runs_and_the_record_is_shown(library):
     folder, machine = library
     machine("NVIDIA H200", "h200")
@@ -163,6 +177,19 @@ def test_without_a_gpu_timings_are_of_one_call_each(library):
     times = measuring.timings({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=1)
     assert calls == ["a", "b"] and times.keys() == {"a", "b"}
     assert times["a"]["repeats"] == 1 and times["a"]["ms"] == times["a"]["low"] == times["a"]["high"] >= 0
+
+
+def test_checks_raise_where_python_leaves_asserts_out():
+    """As under `python -O`: the checks' own code, compiled so."""
+    source = Path(testing.__file__).read_text(encoding="utf-8")
+    optimised = ModuleType("flashkat_lite.testing_optimised")
+    optimised.__package__ = "flashkat_lite"
+    exec(compile(source, testing.__file__, "exec", optimize=1), vars(optimised))
+    dy, x, a, b = optimised.random_inputs(5, 16, device="cpu")
+    with pytest.raises(AssertionError, match="what rounding explains"):
+        optimised.check_dx(dy + 1, dy, x, a, b)
+    with pytest.raises(AssertionError, match="has shape"):
+        optimised.check_dx(dy[1:], dy, x, a, b)
 
 
 # Tables and figures

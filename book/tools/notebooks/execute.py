@@ -21,6 +21,9 @@ from . import stamp
 FOLDER = BUILD / "execute"
 TIMEOUT = 1200  # seconds a cell
 LOCAL_SETTINGS = ("MPLBACKEND", "TRITON_INTERPRET", "PYTEST_ADDOPTS")
+LOCAL_SETTINGS += ("PYTHONOPTIMIZE", "PYTHONSAFEPATH", "PYTHONWARNINGS")
+# nbmake leaves out what lies in a folder _build; a notebook's own may lie there, below TMPDIR.
+NBMAKE = "import pytest, nbmake.pytest_plugin as p; p._should_collect = lambda *_: True; sys.exit(pytest.main())"
 # In a process of its own, so that the chapters have the GPU to themselves. Matplotlib builds its font cache here, which
 # it would otherwise announce in the first figure's output.
 FACTS = """
@@ -64,12 +67,11 @@ def machine(env):
 
 def nbmake(source, env, timeout=TIMEOUT):
     """Runs a copy of a notebook. Returns the copy as executed, and what failed (None where nothing did)."""
-    # Outside _build, where nbmake collects nothing.
     with tempfile.TemporaryDirectory(prefix="flashkat-") as folder:
         copy = Path(shutil.copy(source, folder))
         options = ["-p", "nbmake.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", folder, "-c", os.devnull]
         options += ["--nbmake", "--overwrite", "--nbmake-kernel=python3", f"--nbmake-timeout={timeout}"]
-        command = [sys.executable, "-c", f"{WITHOUT_IT}import pytest; sys.exit(pytest.main())", *options, str(copy)]
+        command = [sys.executable, "-c", f"{WITHOUT_IT}{NBMAKE}", *options, str(copy)]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", errors="replace")
         executed = notebooks.read(copy)
     return executed, failure(executed, done.stdout + done.stderr) if done.returncode else None
