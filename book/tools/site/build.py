@@ -20,6 +20,7 @@ import yaml
 
 from .. import WITHOUT_IT, notebooks
 from ..address import branch, repository
+from ..notebooks.claims import write_claims_page
 from ..notebooks.status import write_status_page
 from ..paths import BUILD, ROOT
 from .records_page import write_records_page
@@ -123,6 +124,7 @@ def main() -> None:
     os.chdir(ROOT)
     BUILD.mkdir(exist_ok=True)
     write_status_page()
+    write_claims_page()
     write_records_page()
     vendored = vendor()
     base = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
