@@ -48,15 +48,15 @@ def _once(function: Callable[[], Any]) -> dict[str, float]:
     return {"ms": elapsed, "low": elapsed, "high": elapsed, "repeats": 1}
 
 
-def timings(functions: dict[str, Callable[[], Any]], compile_first: bool = True, **options) -> dict[str, dict]:
+def timings(functions: dict[str, Callable[[], Any]], prepare: bool = True, **options) -> dict[str, dict]:
     """`hardware.time_interleaved`, ready for JSON: {name: {"ms", "low", "high", "repeats"}}; one call each on a CPU.
 
-    compile_first: on a GPU, run each function once beforehand with its kernels only compiled, all at the same time. Say
+    prepare: on a GPU, run each function once beforehand with its kernels only compiled, all at the same time. Say
     False of functions that change what they work on: without the kernels they would leave rubbish behind.
     """
     if hardware.device() is None:
         return {name: _once(function) for name, function in functions.items()}
-    if compile_first and len(functions) > 1:
+    if prepare and len(functions) > 1:
         compile_side_by_side(functions.values())
     times = hardware.time_interleaved(functions, **options)
     return {k: {"ms": t.median, "low": t.low, "high": t.high, "repeats": t.repeats} for k, t in times.items()}

@@ -1,6 +1,7 @@
 """Where kernels run: chosen when this is imported, before Triton is."""
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -91,6 +92,20 @@ def _said(size: object) -> str:
     return f"{size:,}" if isinstance(size, int) else str(size)
 
 
+_turn = []  # an open file: whoever locks it has the GPU
+
+
+def _wait_for_turn(path: str) -> None:
+    """Wait until no other process holds this file: `make execute` starts a chapter while another has the GPU."""
+    import fcntl
+
+    for name in ("matplotlib.pyplot", "ipywidgets", "triton"):  # what needs no GPU is done meanwhile
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    _turn.append(open(path, "ab"))  # noqa: SIM115, held until this process ends
+    fcntl.flock(_turn[-1], fcntl.LOCK_EX)
+
+
 def _tell_memory(path: str) -> None:
     """After each cell, write the most GPU memory that tensors took so far, for `make execute`."""
 
@@ -105,6 +120,8 @@ def _tell_memory(path: str) -> None:
 
 
 def _set_up() -> None:
+    if GPU and os.environ.get("FLASHKAT_TURN"):
+        _wait_for_turn(os.environ["FLASHKAT_TURN"])
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
     if os.environ.get("FLASHKAT_TELL_MEMORY"):
         _tell_memory(os.environ["FLASHKAT_TELL_MEMORY"])
@@ -114,7 +131,7 @@ def _set_up() -> None:
             torch.cuda.set_per_process_memory_fraction(limit * 1e9 / hardware.device().memory_bytes)
         only = f", in {limit:g} GB of its memory" if limit else ""
         note(f"Kernels run on this machine's {torch.cuda.get_device_name()}{only}.")
-        if torch.bfloat16 != HALF:
+        if HALF is not torch.bfloat16:
             note(
                 "It does no arithmetic in bfloat16. Our kernels only read and write it, and work as everywhere; models "
                 "multiply their matrices in float16 instead."

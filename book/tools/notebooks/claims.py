@@ -43,11 +43,11 @@ def of(notebook):
     return found
 
 
-def keep(stem, found, facts, fresh=FRESH, kept=KEPT):
+def keep(stem, found, facts, fresh=None, kept=None):
     """Put a chapter's claims in place of those that this machine's record holds, in _build/records."""
     from flashkat_lite import records
 
-    device = facts.get("device") or NOWHERE
+    fresh, kept, device = fresh or FRESH, kept or KEPT, facts.get("device") or NOWHERE
     path = fresh / device["slug"] / "claims.json"
     older = next((p for p in (path, kept / device["slug"] / "claims.json") if p.exists()), None)
     data = json.loads(older.read_text(encoding="utf-8"))["data"] if older else {}

@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .. import WITHOUT_IT, notebooks
@@ -115,17 +117,29 @@ def keep(executed, original, facts, seconds, peak=None):
 
 
 def execute(path, env, facts, apart=False):
-    """Executes one chapter, in place unless `apart`; returns what failed, or None."""
+    """Executes one chapter, in place unless `apart`; returns what failed, or None.
+
+    Its seconds count from the end of the chapter before, which had the GPU until then.
+    """
     original, told = notebooks.read(path), FOLDER / f"{path.stem}.memory.json"
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text("{}", encoding="utf-8")
     start = time.perf_counter()
     executed, failed = nbmake(path, env | {"FLASHKAT_TELL_MEMORY": str(told)})
-    seconds = time.perf_counter() - start
+    with _one_at_a_time:
+        seconds, facts["before"] = time.perf_counter() - max(start, facts.get("before", start)), time.perf_counter()
+        return settle(path, original, executed, failed, facts, seconds, told, apart)
+
+
+_one_at_a_time = threading.Lock()
+
+
+def settle(path, original, executed, failed, facts, seconds, told, apart):
+    """Keeps what an execution made; returns what failed, or None."""
     kept = keep(executed, original, facts, seconds, json.loads(told.read_text(encoding="utf-8")))
     notebooks.write(kept, FOLDER / path.name)
     if failed:
-        print(f"failed after {seconds:.1f} s")
+        print(f"{path.stem} … failed after {seconds:.1f} s")
         print(f"  {failed}\n  {path.name} is as it was; the failed run is in {FOLDER / path.name}", flush=True)
     else:
         if not apart:
@@ -133,7 +147,7 @@ def execute(path, env, facts, apart=False):
         if not os.environ.get("FLASHKAT_GPU_MEMORY"):  # at sizes that are nobody's own
             claims.keep(path.stem, claims.of(kept), facts | {"date": kept.metadata.flashkat["date"]})
         peak = kept.metadata.flashkat.get("peak_gb")
-        print(f"{seconds:.1f} s" + (f", {peak:.2f} GB of GPU memory at most" if peak else ""), flush=True)
+        print(f"{path.stem} … {seconds:.1f} s" + (f", {peak:.2f} GB of GPU memory at most" if peak else ""), flush=True)
     return failed
 
 
@@ -144,6 +158,7 @@ def main(arguments=None):
     parser.add_argument(
         "--apart", action="store_true", help="leave the notebooks as they are; outputs go to _build/execute"
     )
+    parser.add_argument("--jobs", type=int, help="so many chapters at the same time, where their times do not matter")
     options = parser.parse_args(arguments)
     apart = options.apart or bool(os.environ.get("FLASHKAT_GPU_MEMORY"))
     try:
@@ -154,11 +169,14 @@ def main(arguments=None):
     facts = machine(env)
     if not facts["gpu"] and not options.cpu:
         sys.exit("No GPU here, and outputs from a CPU would replace measured ones: --cpu does it nevertheless.")
+    if facts["gpu"] and options.jobs and not os.environ.get("FLASHKAT_GPU_MEMORY"):
+        sys.exit("Chapters that share a GPU slow one another down: --jobs is for FLASHKAT_GPU_MEMORY or --cpu.")
     print(f"{len(paths)} chapter(s) on {facts['gpu'] or 'CPU'}", flush=True)
-    failed = []
-    for path in paths:
-        print(f"{path.stem} … ", end="", flush=True)
-        if execute(path, env, facts, apart):
-            failed.append(path.stem)
+    jobs = options.jobs
+    if not jobs:  # on a GPU the next chapter's process starts and imports, and waits for its turn, while one runs
+        jobs, env["FLASHKAT_TURN"] = 2 if facts["gpu"] else 1, str(FOLDER / f"turn.{os.getpid()}")
+    with ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(lambda path: execute(path, env, facts, apart), paths))
+    failed = [path.stem for path, wrong in zip(paths, results) if wrong]
     if failed:
         sys.exit(f"{len(failed)} of {len(paths)} failed: {', '.join(failed)}")
