@@ -351,7 +351,7 @@ def milliseconds(work, each):
 
 
 def cost(seen, ttir):
-    """What a chapter does, and how long a T4 needs for it at most; timed calls are made as often as `hardware` would."""
+    """What a chapter does, and how long a T4 needs at most; timed calls are made as often as `hardware` does."""
     each = {key: additions(text) for key, text in ttir.items()}
     ms, nbytes, adds = milliseconds(seen.work, each)
     for options, work in seen.timed:
