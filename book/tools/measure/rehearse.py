@@ -405,6 +405,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("chapters", nargs="*", help="as of `make execute`")
     parser.add_argument("--compile", action="store_true", help="also compile every launch for every target")
+    parser.add_argument("--targets", type=int, nargs="*", default=list(TARGETS), help="which, without their dots")
     parser.add_argument("--run", choices=RUNS, nargs="*", default=list(RUNS), help="which memory")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--loud", action="store_true", help="show the errors of cells")
@@ -414,7 +415,7 @@ def main(arguments=None):
 
     def one(task):
         path, run = task
-        found = apart(path, *RUNS[run], TARGETS if options.compile else (), options.loud)
+        found = apart(path, *RUNS[run], options.targets if options.compile else (), options.loud)
         few = {k: v for k, v in found.items() if k not in ("failed", "wrong")}
         print(
             path.stem,
@@ -433,5 +434,5 @@ def main(arguments=None):
     for path in paths:
         runs = {run: found for stem, run, found in done if stem == path.stem}
         kept[path.stem] = {"code_sha256": stamp.code_sha256(notebooks.read(path)), "runs": runs}
-    if options.compile and len(options.run) == len(RUNS):
+    if options.compile and len(options.run) == len(RUNS) and {*options.targets} == {*TARGETS}:
         KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
