@@ -216,6 +216,16 @@ def patches(seen, gpu):
     )
 
 
+def lenient(check):
+    """A check of an exercise, which may find what it likes wrong: there are no values."""
+
+    def checked(*arguments, **options):
+        with contextlib.suppress(Exception):
+            return check(*arguments, **options)
+
+    return checked
+
+
 def later_patches(gpu):
     """As `patches`, of what can be imported only where a GPU is believed in."""
     import torch
@@ -235,7 +245,7 @@ def later_patches(gpu):
             yield from ((module, name, value) for name, value in stand_ins.items() if hasattr(module, name))
         if path.startswith("flashkat_lite.lab.exercises"):
             checks = [name for name in vars(module) if name.startswith(("same_", "_check", "repeats"))]
-            yield from ((module, name, lambda *_, **__: None) for name in checks)
+            yield from ((module, name, lenient(vars(module)[name])) for name in checks)
 
     def measure(experiment, title, function):
         function()
@@ -379,7 +389,7 @@ def facts(path, gpu, memory_gb, targets, loud=False):
 
 
 def apart(path, gpu, memory_gb, targets, loud=False):
-    """`facts` in a process of its own: forked, so that PyTorch is imported once."""
+    """`facts` in a process of its own, since this one would go on believing in a GPU."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

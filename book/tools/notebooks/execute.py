@@ -177,6 +177,7 @@ def main(arguments=None):
         jobs, env["FLASHKAT_TURN"] = 2 if facts["gpu"] else 1, str(FOLDER / f"turn.{os.getpid()}")
     with ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(lambda path: execute(path, env, facts, apart), paths))
+    (FOLDER / f"turn.{os.getpid()}").unlink(missing_ok=True)
     failed = [path.stem for path, wrong in zip(paths, results) if wrong]
     if failed:
         sys.exit(f"{len(failed)} of {len(paths)} failed: {', '.join(failed)}")
