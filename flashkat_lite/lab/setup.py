@@ -55,6 +55,24 @@ def bandwidth() -> float | None:
     return 2 * khz * bits / 8e6 or None  # two transfers a clock
 
 
+_turn = []  # an open file: whoever locks it has the GPU
+
+
+def _wait_for_turn(path: str) -> None:
+    """Wait until no other process holds this file: `make execute` starts a chapter while another has the GPU."""
+    import fcntl
+
+    for name in ("matplotlib.pyplot", "ipywidgets", "triton"):  # what needs no GPU is done meanwhile
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    _turn.append(open(path, "ab"))  # noqa: SIM115, held until this process ends
+    fcntl.flock(_turn[-1], fcntl.LOCK_EX)
+
+
+if GPU and os.environ.get("FLASHKAT_TURN"):
+    _wait_for_turn(os.environ["FLASHKAT_TURN"])  # before anything that opens the GPU
+
+
 def _half() -> torch.dtype:
     return torch.float16 if GPU and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
 
@@ -92,20 +110,6 @@ def _said(size: object) -> str:
     return f"{size:,}" if isinstance(size, int) else str(size)
 
 
-_turn = []  # an open file: whoever locks it has the GPU
-
-
-def _wait_for_turn(path: str) -> None:
-    """Wait until no other process holds this file: `make execute` starts a chapter while another has the GPU."""
-    import fcntl
-
-    for name in ("matplotlib.pyplot", "ipywidgets", "triton"):  # what needs no GPU is done meanwhile
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    _turn.append(open(path, "ab"))  # noqa: SIM115, held until this process ends
-    fcntl.flock(_turn[-1], fcntl.LOCK_EX)
-
-
 def _tell_memory(path: str) -> None:
     """After each cell, write the most GPU memory that tensors took so far, for `make execute`."""
 
@@ -120,8 +124,6 @@ def _tell_memory(path: str) -> None:
 
 
 def _set_up() -> None:
-    if GPU and os.environ.get("FLASHKAT_TURN"):
-        _wait_for_turn(os.environ["FLASHKAT_TURN"])
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
     if os.environ.get("FLASHKAT_TELL_MEMORY"):
         _tell_memory(os.environ["FLASHKAT_TELL_MEMORY"])
