@@ -377,7 +377,9 @@ def parser() -> argparse.ArgumentParser:
     machine = made.add_argument_group("machine")
     add = machine.add_argument
     add(
-        "--precision", choices=("float32", "bfloat16", "float16"), help="(default: bfloat16 on a GPU, float32 on a CPU)"
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="(default: bfloat16 on a GPU, float16 where it has none, float32 on a CPU)",
     )
     add("--compile", action="store_true", help="torch.compile: a minute once, then faster")
     add("--cpu", action="store_true", help="although there is a GPU")
@@ -424,7 +426,8 @@ def settle(options: argparse.Namespace) -> tuple[dict | None, dict | None]:
     options.size = options.size or ("pico" if options.data == "digits" else "tiny")
     options.out = options.out or Path("runs") / f"{options.data}-{options.model}"
     on_gpu = torch.cuda.is_available() and not options.cpu
-    options.precision = options.precision or ("bfloat16" if on_gpu else "float32")
+    narrow = "bfloat16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    options.precision = options.precision or (narrow if on_gpu else "float32")
     file, saved, start = options.out / "checkpoint.pt", None, None
     if options.eval:
         options.init = options.init or file

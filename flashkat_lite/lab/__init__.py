@@ -4,7 +4,7 @@ Importing it chooses where kernels run. With a CUDA device, there. Without one, 
 TRITON_INTERPRET=1, which Triton reads when it is imported, and says so in one line.
 """
 
-from .setup import DEVICE, GPU, note, pick  # isort: skip  # before anything that imports Triton
+from .setup import DEVICE, GPU, HALF, note, pick  # isort: skip  # before anything that imports Triton
 
 from flashkat_lite import records
 
@@ -16,6 +16,7 @@ from .show import claim, table
 __all__ = [
     "DEVICE",
     "GPU",
+    "HALF",
     "check",
     "claim",
     "exercises",

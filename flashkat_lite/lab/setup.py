@@ -1,15 +1,19 @@
 """Where kernels run: chosen when this is imported, before Triton is."""
 
 import contextlib
+import importlib
 import importlib.util
+import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
+from IPython import get_ipython
 from IPython.display import HTML, display
 
-from flashkat_lite import console
+from flashkat_lite import console, hardware
 from flashkat_lite._interpreter import quicken
 from flashkat_lite._torch import interpreted
 
@@ -17,6 +21,63 @@ T = TypeVar("T")
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+CAP = "FLASHKAT_GPU_MEMORY"  # GB: chapters take no more, whatever the GPU has
+SLOW = 300  # GB/s: on a GPU below that, sizes are small too. A T4 has 320, an L4 300
+
+
+def cap(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Return the GB of GPU memory that FLASHKAT_GPU_MEMORY allows; None where it is not set.
+
+    Raises ValueError where it is no number of GB above zero.
+    """
+    said = environ.get(CAP, "").strip()
+    if not said:
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 < float(said) < float("inf"):
+            return float(said)
+    raise ValueError(f"{CAP}={said!r}: expected GB of GPU memory, such as 7.5")
+
+
+def memory_gb() -> float:
+    """Return the GB (1e9 bytes) of GPU memory that chapters may take, 0 without a GPU."""
+    facts = hardware.device()
+    return min(facts.memory_bytes / 1e9, cap() or float("inf")) if facts else 0.0
+
+
+def bandwidth() -> float | None:
+    """Return the GPU memory's GB/s, by its datasheet or by the driver's clock and width; None where neither tells."""
+    facts = hardware.device()
+    if facts is None or facts.datasheet_bandwidth:
+        return facts and facts.datasheet_bandwidth / 1e9
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    khz, bits = (getattr(found, name, 0) for name in ("memory_clock_rate", "memory_bus_width"))
+    return 2 * khz * bits / 8e6 or None  # two transfers a clock
+
+
+_turn = []  # an open file: whoever locks it has the GPU
+
+
+def _wait_for_turn(path: str) -> None:
+    """Wait until no other process holds this file: `make execute` starts a chapter while another has the GPU."""
+    import fcntl
+
+    for name in ("matplotlib.pyplot", "ipywidgets", "triton"):  # what needs no GPU is done meanwhile
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    _turn.append(open(path, "ab"))  # noqa: SIM115, held until this process ends
+    fcntl.flock(_turn[-1], fcntl.LOCK_EX)
+
+
+if GPU and os.environ.get("FLASHKAT_TURN"):
+    _wait_for_turn(os.environ["FLASHKAT_TURN"])  # before anything that opens the GPU
+
+
+def _half() -> torch.dtype:
+    return torch.float16 if GPU and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
+
+
+HALF = _half()  # what models multiply matrices in
 
 
 def note(html: str) -> None:
@@ -24,16 +85,60 @@ def note(html: str) -> None:
     display(HTML(f'<p class="fk-note">{html}</p>'))
 
 
-def pick(*, gpu: T, cpu: T) -> T:
-    """Return `gpu` where there is a CUDA device, else `cpu`: how a cell says both of its sizes."""
-    return gpu if GPU else cpu
+def pick(*, gpu: T, cpu: T, small: T | None = None, gb: float = 0.0) -> T:
+    """Return the one that this machine can take: how a cell says its sizes.
+
+    gpu: on a GPU; small: on one with less memory than `gb`, which is what the cell takes at the size `gpu`, or with
+    less than 300 GB/s; then a line says so. cpu: where there is none.
+    """
+    if not GPU:
+        return cpu
+    slow = (bandwidth() or SLOW) < SLOW
+    if small is None or not (memory_gb() < gb or slow):
+        return gpu
+    if (gpu, small) not in _told:
+        _told.append((gpu, small))
+        why = f"its memory gives {bandwidth():.0f} GB/s" if slow else f"{gb:g} GB are needed, {memory_gb():.1f} there"
+        note(f"On this GPU {_said(small)} in place of {_said(gpu)}: {why}.")
+    return small
+
+
+_told: list[tuple] = []
+
+
+def _said(size: object) -> str:
+    return f"{size:,}" if isinstance(size, int) else str(size)
+
+
+def _tell_memory(path: str) -> None:
+    """After each cell, write the most GPU memory that tensors took so far, for `make execute`."""
+
+    def tell(*_) -> None:
+        told = {"peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 3)}
+        told |= {"memory_gb": round(memory_gb(), 3)} if cap() else {}
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(told, file)
+
+    if GPU and get_ipython():
+        get_ipython().events.register("post_run_cell", tell)
 
 
 def _set_up() -> None:
     console.settle()  # before Triton and Matplotlib look where to keep things
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
+    if os.environ.get("FLASHKAT_TELL_MEMORY"):
+        _tell_memory(os.environ["FLASHKAT_TELL_MEMORY"])
     if GPU:
-        note(f"Kernels run on this machine's {torch.cuda.get_device_name()}.")
+        limit = cap()
+        if limit and limit * 1e9 < hardware.device().memory_bytes:
+            torch.cuda.set_per_process_memory_fraction(limit * 1e9 / hardware.device().memory_bytes)
+        only = f", in {limit:g} GB of its memory" if limit else ""
+        note(f"Kernels run on this machine's {torch.cuda.get_device_name()}{only}.")
+        if HALF is not torch.bfloat16:
+            note(
+                "It does no arithmetic in bfloat16. Our kernels only read and write it, and work as everywhere; models "
+                "multiply their matrices in float16 instead."
+            )
     elif importlib.util.find_spec("triton") is None:
         note("No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not.")
     elif "triton" in sys.modules and not interpreted():

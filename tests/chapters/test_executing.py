@@ -1,6 +1,7 @@
 """`make execute`: what passes is kept, stamped; what fails changes nothing and is named."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import tempfile
 import psutil
 import pytest
 
+from flashkat_lite import records
 from tools import notebooks
-from tools.notebooks import execute, stamp
+from tools.notebooks import claims, execute, stamp
 
 FACTS = {"gpu": "NVIDIA H200", "driver": "580.1", "versions": {"torch": "2.11.0", "triton": "3.6.0"}}
+FACTS |= {"device": {"name": "NVIDIA H200", "slug": "h200", "count": 1, "driver": "580.1"}}
 ADDRESS = """import os
 from importlib.util import find_spec
 assert find_spec("flashkat_lite") and "TRITON_INTERPRET" not in os.environ
@@ -31,6 +34,8 @@ def house(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "CHAPTERS", tmp_path / "chapters")
     monkeypatch.setattr(execute, "FOLDER", tmp_path / "execute")
     monkeypatch.setattr(execute, "machine", lambda env: FACTS)
+    monkeypatch.setattr(claims, "FRESH", tmp_path / "records")
+    monkeypatch.setattr(claims, "KEPT", tmp_path / "kept")
 
     def add(name, notebook):
         path = tmp_path / "chapters" / f"{name}.ipynb"
@@ -73,6 +78,34 @@ def test_a_chapter_that_passes_is_kept_stamped_and_repeatable(house, notebook, c
     assert widgets.outputs[0].data["application/vnd.jupyter.widget-view+json"].model_id in widget_ids(made)
     assert not check.outputs and check.execution_count is None
     assert "01_first … " in capsys.readouterr().out
+
+
+def test_a_chapters_claims_and_its_most_memory_are_kept_with_it(house, notebook, code, tmp_path, monkeypatch, capsys):
+    def nbmake(source, env):
+        made, html = (
+            notebooks.read(source),
+            '<p class="fk-claim"><span class="fk-mark">✓</span> Faster by <strong>2</strong></p>',
+        )
+        made.cells[1].outputs = [{"output_type": "display_data", "metadata": {}, "data": {"text/html": html}}]
+        with open(env["FLASHKAT_TELL_MEMORY"], "w", encoding="utf-8") as file:
+            json.dump({"peak_gb": 3.25}, file)
+        return made, None
+
+    monkeypatch.setattr(execute, "nbmake", nbmake)
+    path, _ = (house(name, notebook(code("1", "claim"))) for name in ("01_first", "02_second"))
+    before = path.read_bytes()
+    execute.main(["--apart"])
+    assert path.read_bytes() == before, "apart from the notebooks"
+    made = notebooks.read(execute.FOLDER / path.name)
+    assert made.metadata.flashkat.peak_gb == 3.25 and "3.25 GB of GPU memory" in capsys.readouterr().out
+    record = tmp_path / "records" / "h200" / "claims.json"
+    kept = json.loads(record.read_text(encoding="utf-8"))
+    assert records.problems(kept, record) == [] and kept["data"].keys() == {"01_first", "02_second"}
+    assert kept["data"]["01_first"][0]["sentence"] == "Faster by"
+    record.unlink()
+    monkeypatch.setenv("FLASHKAT_GPU_MEMORY", "7.5")
+    execute.main(["01"])
+    assert path.read_bytes() == before and not record.exists(), "sizes that are nobody's own change nothing"
 
 
 def widget_ids(made):
@@ -152,7 +185,7 @@ def test_without_a_gpu_nothing_is_overwritten(house, notebook, code):
 
 def test_a_cpus_outputs_say_so(house, notebook, code):
     path = house("01_first", notebook(code("1", "one")))
-    house.machine(FACTS | {"gpu": None, "driver": None})
+    house.machine(FACTS | {"gpu": None, "driver": None, "device": None})
     execute.main(["01", "--cpu"])
     made = notebooks.read(path)
     assert made.cells[1].outputs[0].data["text/plain"] == "1"
@@ -172,7 +205,7 @@ def test_names_of_chapters(house, notebook):
 
 def test_the_machines_facts_come_from_the_package(environment):
     facts = execute.machine(environment)
-    assert facts.keys() == {"gpu", "driver", "versions"}
+    assert facts.keys() == {"gpu", "driver", "versions", "device"}
     assert facts["versions"]["flashkat_lite"] == notebooks.version()
 
 

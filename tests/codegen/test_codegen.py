@@ -287,6 +287,42 @@ def test_instructions_an_element(name, dtype):
     assert counted / elements == pytest.approx(COUNTS[name, dtype], rel=0.05)
 
 
+def test_kernels_of_calls_to_be_timed_are_compiled_together_and_not_launched(monkeypatch):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import CompiledKernel
+    from triton.runtime import driver
+
+    from flashkat_lite.lab import measuring
+    from flashkat_lite.lab.exercises.ch07 import column_sums_copies_kernel as kernel
+
+    class Driver:
+        def __getattr__(self, name):
+            answers = {
+                "get_current_device": 90,
+                "get_current_stream": 0,
+                "get_current_target": GPUTarget("cuda", 90, 32),
+            }
+            return lambda *_: answers[name]
+
+    def launched(self):
+        raise AssertionError("a kernel was launched")
+
+    monkeypatch.setattr(CompiledKernel, "_init_handles", launched)
+    believe(monkeypatch, forward, 90)
+    x, out, tables = torch.zeros(11, 16), torch.zeros(16), (torch.ones(2, 6), torch.ones(2, 4))
+
+    def sums(block):
+        kernel[(1,)](x, out, 11, 16, 16, 1, 1, BLOCK=block)
+
+    monkeypatch.setattr(driver, "_active", Driver())
+    measuring.compile_side_by_side(
+        [lambda: sums(64), lambda: sums(128), lambda: forward.forward(x, *tables), lambda: 1 / 0]
+    )
+    for compiled, count in ((kernel, 2), (forward.forward_kernel, 1)):
+        ready = list(compiled.device_caches[90][0].values())
+        assert [type(each) for each in ready] == count * [CompiledKernel], "nothing is left to be waited for"
+
+
 def launches(path):
     """The calls `kernel[grid](…)` of a file: their keywords."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

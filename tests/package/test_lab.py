@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -100,6 +101,111 @@ def test_a_claim_that_fails_on_the_default_gpu_raises(live):
 def test_a_claim_that_fails_on_another_gpu_says_so(shown):
     show.claim("Slower by", 3.0, record("NVIDIA L4", "l4", live=True), within=(1000, None))
     assert "not on this NVIDIA L4" in shown[0] and "fk-differs" in shown[0] and "✓" not in shown[0]
+
+
+# Sizes
+
+
+@pytest.fixture
+def gpu(monkeypatch, shown):
+    """A machine with a GPU of so many GB and GB/s; returns the lines that a notebook shows."""
+
+    def machine(gb, gbps=3350):
+        facts = hardware.Device("NVIDIA X", "x", "9.0", 132, int(gb * 1e9), 2**25, None, gbps and gbps * 1e9)
+        monkeypatch.setattr(hardware, "device", lambda: facts)
+        monkeypatch.setattr(setup, "GPU", True)
+        monkeypatch.setattr(setup, "_told", [])
+        monkeypatch.setattr(setup, "display", lambda item: shown.append(item.data))
+        return shown
+
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("gb", "gbps", "cap", "rows"),
+    [
+        (80, 3350, None, 201_728),
+        (24, 1008, None, 201_728),
+        (15.8, 320, None, 25_216),
+        (8, 272, None, 25_216),
+        (80, 3350, "14.5", 25_216),
+        (80, 3350, "22", 201_728),
+        (80, 128, None, 25_216),
+        (80, None, None, 201_728),
+    ],
+)
+def test_memory_and_bandwidth_decide_a_size(gpu, monkeypatch, gb, gbps, cap, rows):
+    said = gpu(gb, gbps)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace())
+    monkeypatch.setenv("FLASHKAT_GPU_MEMORY", cap or "")
+    for _ in range(2):
+        assert setup.pick(gpu=201_728, small=25_216, cpu=8, gb=20) == rows
+    assert len(said) == (rows == 25_216), "one line, where the size is not the book's"
+    assert all("25,216 in place of 201,728" in line for line in said)
+
+
+def test_a_size_without_a_smaller_one_is_the_books_on_any_gpu(gpu):
+    assert gpu(4, 100) == [] and setup.pick(gpu=1024, cpu=8) == 1024
+
+
+def test_bandwidth_comes_from_the_driver_where_no_datasheet_is_known(gpu, monkeypatch):
+    gpu(12, None)
+    found = SimpleNamespace(memory_clock_rate=7_501_000, memory_bus_width=192)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
+    assert setup.bandwidth() == pytest.approx(360, rel=0.01)  # an RTX 3060
+
+
+@pytest.mark.parametrize("said", ["7,5", "-1", "0", "nan", "inf", "much"])
+def test_a_limit_that_is_no_memory_is_refused_in_a_line(said):
+    with pytest.raises(ValueError, match=rf"FLASHKAT_GPU_MEMORY='{said}': expected GB"):
+        setup.cap({"FLASHKAT_GPU_MEMORY": said})
+
+
+@pytest.mark.parametrize(("limit", "fraction"), [("7.5", [0.5]), ("40", []), ("", [])])
+def test_a_limit_on_the_gpus_memory_is_set_and_said(gpu, monkeypatch, limit, fraction):
+    said, given = gpu(15), []
+    monkeypatch.setenv("FLASHKAT_GPU_MEMORY", limit)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA X")
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", given.append)
+    setup._set_up()
+    assert given == fraction and (f"in {limit} GB" in said[0]) == bool(limit)
+
+
+def test_a_gpu_without_bfloat16_multiplies_in_float16_and_says_so(gpu, monkeypatch):
+    said = gpu(15.8)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(setup, "HALF", setup._half())
+    setup._set_up()
+    assert setup.HALF is torch.float16 and len(said) == 2 and "bfloat16" in said[1]
+
+
+def test_a_chapter_waits_until_the_one_before_has_left_the_gpu(tmp_path):
+    fcntl, turn = pytest.importorskip("fcntl"), tmp_path / "turn"
+    with open(turn, "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=setup._wait_for_turn, args=(str(turn),))
+        waiting.start()
+        waiting.join(1)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    with open(turn, "ab") as again, pytest.raises(OSError):
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    setup._turn.pop().close()
+
+
+def test_under_a_limit_a_claim_that_fails_says_so_and_no_record_is_kept(library, shown, monkeypatch):
+    folder, machine = library
+    machine("NVIDIA H200", "h200")
+    monkeypatch.setenv("FLASHKAT_GPU_MEMORY", "7.5")
+    made = measuring.measure("speed", "A speed", lambda: 3.0)
+    show.claim("Slower by", made.data, made, within=(1000, None))
+    assert "not on this" in shown[0] and not (folder / "_build").exists()
+    with pytest.raises(AssertionError):  # the book's own record is no less wrong here
+        show.claim("Slower by", 3.0, record(), within=(1000, None))
 
 
 # Measurements

@@ -1,6 +1,8 @@
 """`make execute [CHAPTERS="07 09"]`: runs chapters on this machine's GPU and keeps the outputs of those that pass.
 
-A chapter that fails leaves the committed notebook as it was; its outputs are kept in _build/execute.
+A chapter that fails leaves the committed notebook as it was, and so does one that runs under a limit on the GPU's
+memory (FLASHKAT_GPU_MEMORY=7.5) or with --apart; outputs are in _build/execute. What becomes of each claim, and the
+most GPU memory that a chapter took, are kept too.
 """
 
 import argparse
@@ -11,12 +13,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .. import WITHOUT_IT, notebooks
 from ..paths import BUILD, ROOT
-from . import stamp
+from . import claims, stamp
 
 FOLDER = BUILD / "execute"
 TIMEOUT = 1200  # seconds a cell
@@ -30,8 +34,8 @@ FACTS = """
 import json
 import matplotlib.font_manager
 from flashkat_lite import hardware
-gpu = hardware.device()
-facts = {"gpu": gpu and gpu.name, "driver": gpu and gpu.driver, "versions": hardware.versions()}
+gpu, made = hardware.device(), hardware.provenance()
+facts = {"gpu": gpu and gpu.name, "driver": gpu and gpu.driver, "versions": made["versions"], "device": made["device"]}
 print(json.dumps(facts))
 """
 
@@ -96,7 +100,7 @@ def _first_line(source):
     return source.strip().partition("\n")[0]
 
 
-def keep(executed, original, facts, seconds):
+def keep(executed, original, facts, seconds, peak=None):
     """The executed notebook as it is committed: canonical and stamped."""
     committed = {cell.id: cell for cell in original.cells}
     for cell in notebooks.code_cells(executed):
@@ -107,27 +111,45 @@ def keep(executed, original, facts, seconds):
     kept.metadata.flashkat = {
         "code_sha256": stamp.code_sha256(kept),
         "package_sha256": stamp.package_sha256(kept),
-        **facts,
+        **{name: facts[name] for name in ("gpu", "driver", "versions")},
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds, 1),
-    }
+    } | (peak or {})
     return kept
 
 
-def execute(path, env, facts):
-    """Executes one chapter in place; returns what failed, or None."""
-    original = notebooks.read(path)
+def execute(path, env, facts, apart=False):
+    """Executes one chapter, in place unless `apart`; returns what failed, or None.
+
+    Its seconds count from the end of the chapter before, which had the GPU until then.
+    """
+    original, told = notebooks.read(path), FOLDER / f"{path.stem}.memory.json"
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text("{}", encoding="utf-8")
     start = time.perf_counter()
-    executed, failed = nbmake(path, env)
-    seconds = time.perf_counter() - start
-    kept = keep(executed, original, facts, seconds)
+    executed, failed = nbmake(path, env | {"FLASHKAT_TELL_MEMORY": str(told)})
+    with _one_at_a_time:
+        seconds, facts["before"] = time.perf_counter() - max(start, facts.get("before", start)), time.perf_counter()
+        return settle(path, original, executed, failed, facts, seconds, told, apart)
+
+
+_one_at_a_time = threading.Lock()
+
+
+def settle(path, original, executed, failed, facts, seconds, told, apart):
+    """Keeps what an execution made; returns what failed, or None."""
+    kept = keep(executed, original, facts, seconds, json.loads(told.read_text(encoding="utf-8")))
     notebooks.write(kept, FOLDER / path.name)
     if failed:
-        print(f"failed after {seconds:.1f} s")
+        print(f"{path.stem} … failed after {seconds:.1f} s")
         print(f"  {failed}\n  {path.name} is as it was; the failed run is in {FOLDER / path.name}", flush=True)
     else:
-        notebooks.write(kept, path)
-        print(f"{seconds:.1f} s", flush=True)
+        if not apart:
+            notebooks.write(kept, path)
+        if not os.environ.get("FLASHKAT_GPU_MEMORY"):  # at sizes that are nobody's own
+            claims.keep(path.stem, claims.of(kept), facts | {"date": kept.metadata.flashkat["date"]})
+        peak = kept.metadata.flashkat.get("peak_gb")
+        print(f"{path.stem} … {seconds:.1f} s" + (f", {peak:.2f} GB of GPU memory at most" if peak else ""), flush=True)
     return failed
 
 
@@ -135,7 +157,12 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("chapters", nargs="*", help="07, 07_atomic_backward or a path; all without")
     parser.add_argument("--cpu", action="store_true", help="keep outputs although there is no GPU")
+    parser.add_argument(
+        "--apart", action="store_true", help="leave the notebooks as they are; outputs go to _build/execute"
+    )
+    parser.add_argument("--jobs", type=int, help="so many chapters at the same time, where their times do not matter")
     options = parser.parse_args(arguments)
+    apart = options.apart or bool(os.environ.get("FLASHKAT_GPU_MEMORY"))
     try:
         paths = notebooks.select(options.chapters)
     except ValueError as error:
@@ -144,11 +171,15 @@ def main(arguments=None):
     facts = machine(env)
     if not facts["gpu"] and not options.cpu:
         sys.exit("No GPU here, and outputs from a CPU would replace measured ones: --cpu does it nevertheless.")
+    if facts["gpu"] and options.jobs and not os.environ.get("FLASHKAT_GPU_MEMORY"):
+        sys.exit("Chapters that share a GPU slow one another down: --jobs is for FLASHKAT_GPU_MEMORY or --cpu.")
     print(f"{len(paths)} chapter(s) on {facts['gpu'] or 'CPU'}", flush=True)
-    failed = []
-    for path in paths:
-        print(f"{path.stem} … ", end="", flush=True)
-        if execute(path, env, facts):
-            failed.append(path.stem)
+    jobs = options.jobs
+    if not jobs:  # on a GPU the next chapter's process starts and imports, and waits for its turn, while one runs
+        jobs, env["FLASHKAT_TURN"] = 2 if facts["gpu"] else 1, str(FOLDER / f"turn.{os.getpid()}")
+    with ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(lambda path: execute(path, env, facts, apart), paths))
+    (FOLDER / f"turn.{os.getpid()}").unlink(missing_ok=True)
+    failed = [path.stem for path, wrong in zip(paths, results) if wrong]
     if failed:
         sys.exit(f"{len(failed)} of {len(paths)} failed: {', '.join(failed)}")

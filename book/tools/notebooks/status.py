@@ -13,11 +13,12 @@ PAGE = """# Status
 Executed chapters carry a stamp: what they ran on, and hashes of their code and of the modules that they use. A chapter
 is *stale* where either has changed since, so that what it shows may not be what its code gives today. Prose, comments
 and docstrings do not count. `make execute` on a GPU makes a chapter fresh; this page is written anew at each build.
+GPU memory is the most that tensors took.
 What chapters show from other runs is listed under {{doc}}`/book/records`.
 
 {chapters}
 """
-HEADER = ["Chapter", "State", "Executed on", "When", "Seconds"]
+HEADER = ["Chapter", "State", "Executed on", "When", "Seconds", "GPU memory (GB)"]
 
 
 def write_status_page(root=ROOT):
@@ -40,6 +41,7 @@ def _chapter_row(path, root):
         kept and f"{kept['gpu'] or 'a CPU'}, {records_page.software(kept['driver'], kept['versions'])}",
         kept.get("date"),
         kept.get("seconds"),
+        kept.get("peak_gb"),
     ]
 
 

@@ -20,9 +20,11 @@ import yaml
 
 from .. import WITHOUT_IT, notebooks
 from ..address import branch, repository
+from ..notebooks.claims import write_claims_page
 from ..notebooks.status import write_status_page
 from ..paths import BUILD, ROOT
 from .records_page import write_records_page
+from .sizes_page import write_sizes_page
 from .vendor import vendor
 
 HTML = BUILD / "html"
@@ -123,7 +125,9 @@ def main() -> None:
     os.chdir(ROOT)
     BUILD.mkdir(exist_ok=True)
     write_status_page()
+    write_claims_page()
     write_records_page()
+    write_sizes_page()
     vendored = vendor()
     base = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config = yaml.safe_dump(effective_config(base, os.environ, vendored), sort_keys=False)

@@ -20,7 +20,7 @@ into the package: launch sizes come from a sweep.
 """
 HEADER = ["Record", "Made by", "When", "Shown in"]
 READERS = ("load", "measure", "measured", "recorded")  # lab.records' functions, and chapters' short forms
-WRITTEN = {"ladder": ["/book/intro"]}  # by book/tools/site/ladder.py
+WRITTEN = {"ladder": ["/book/intro"], "claims": ["/book/claims"]}  # by tools
 
 
 def write_records_page(root=ROOT):
