@@ -553,18 +553,19 @@ def main(arguments=None):
         sys.exit(f"Grades cannot be kept there ({error}). OUT=folder (--out) writes elsewhere.")
     except ValueError as error:
         sys.exit(str(error))
-    with _stopping():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_stopping())
         try:
-            _grade(folder, book, limits, max(1, options.jobs))
+            _grade(folder, book, limits, max(1, options.jobs), stack)
         except KeyboardInterrupt:
             sys.exit(f"Stopped: {book.done} of {book.expected} are graded, and in {book.table.path}")
 
 
-def _grade(folder, book, limits, jobs):
+def _grade(folder, book, limits, jobs, stack):
     collection = collect.Collection(folder, book.folder, prepare)
     handed = list(collection)
     book.expect(handed)
-    env = execute.environment(BUILD / "grade")
+    env = _environment(stack)
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=env, capture_output=True)
     if not kernel.landlock():
         print("Nothing here keeps a notebook from your files: grade strangers' work in a container.")
@@ -590,6 +591,14 @@ def _grade(folder, book, limits, jobs):
         for process in list(RUNNING):
             end(process.pid)
     book.finish(collection.litter)
+
+
+def _environment(stack):
+    """What chapters run in; below _build, or where that cannot be written, in a folder for this run."""
+    try:
+        return execute.environment(BUILD / "grade")
+    except OSError:
+        return execute.environment(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flashkat-"))))
 
 
 @contextlib.contextmanager
