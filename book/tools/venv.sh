@@ -46,4 +46,7 @@ if ! .venv/bin/python -I -c "import pip, sys; sys.exit(not $pinned)" >/dev/null 
   "$chosen" -m venv --clear .venv
 fi
 .venv/bin/python -m pip install --disable-pip-version-check -q --progress-bar on -r requirements.txt
+# Where Triton has no wheel, its Python files: they run kernels in its interpreter, with a stand-in of ours.
+.venv/bin/python -c "import sys; sys.exit(sys.platform != 'linux')" || .venv/bin/python book/tools standin ||
+  echo "Kernel cells will not run here; python book/tools standin tries again" >&2
 touch .venv/.ready
