@@ -29,10 +29,10 @@ def folder() -> Path | None:
     return place if (place / "triton" / "__init__.py").is_file() else None
 
 
-def version() -> str | None:
-    """Return the version of the Triton whose Python files the stand-in serves; None where it is not to be used."""
-    place = folder()
-    text = (place / "triton" / "__init__.py").read_text(encoding="utf-8") if place else ""
+def version(place: Path | None) -> str | None:
+    """Return the version of the Triton whose Python files lie in a folder; None where there are none."""
+    file = place and place / "triton" / "__init__.py"
+    text = file.read_text(encoding="utf-8") if file and file.is_file() else ""
     return next(iter(re.findall(r"^__version__ = '(.+)'", text, re.M)), None)
 
 

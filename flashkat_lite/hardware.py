@@ -145,7 +145,7 @@ def versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "triton": _interpreter.version() or next(installed, None),
+        "triton": _interpreter.version(_interpreter.folder()) or next(installed, None),
         "flashkat_lite": __version__,
     }
 

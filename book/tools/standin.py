@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from .measure.wheelhouse import download, pins
 from .paths import BUILD, ROOT
 
 
@@ -31,26 +33,29 @@ def installed() -> Iterator[tuple[str, bytes]]:
         yield path.relative_to(root).as_posix(), path.read_bytes()
 
 
-def downloaded() -> Iterator[tuple[str, bytes]]:
-    """The files of the wheel that requirements.txt pins; those in Python are the same in all its wheels."""
-    from .measure import wheelhouse
+def pinned() -> str:
+    """The version of Triton that requirements.txt asks for."""
+    return pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))["triton"]
 
-    version = wheelhouse.pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))["triton"]
-    print(f"Downloading Triton {version} for its Python files: 200 MB, of which 1.4 are kept", flush=True)
+
+def downloaded() -> Iterator[tuple[str, bytes]]:
+    """The files of the wheel of that version; those in Python are the same in all its wheels."""
+    print(f"Downloading Triton {pinned()} for its Python files: 200 MB, of which 1.4 are kept", flush=True)
     with tempfile.TemporaryDirectory() as place:
         try:
-            python = f"3.{sys.version_info[1]}"
-            wheelhouse.download([f"triton=={version}"], python, "x86_64", Path(place))
+            download([f"triton=={pinned()}"], f"3.{sys.version_info[1]}", "x86_64", Path(place))
         except subprocess.CalledProcessError:
-            sys.exit("pip could not download it: kernel cells will not run")
+            sys.exit("pip could not download it")
         with zipfile.ZipFile(*Path(place).glob("*.whl")) as wheel:
-            for name in wheel.namelist():
+            for name in filter(wanted, wheel.namelist()):
                 yield name, wheel.read(name)
 
 
 def put(files: Iterator[tuple[str, bytes]], folder: Path) -> None:
-    """Write the wanted ones below a folder, the package's own __init__.py last: without it nothing is there."""
+    """Write the wanted ones below a folder in place of older ones, the package's own __init__.py last: without it
+    nothing is there."""
     found = {name: data for name, data in files if wanted(name)}
+    shutil.rmtree(folder / "triton", ignore_errors=True)
     for name in sorted(found, key=lambda name: name == "triton/__init__.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(found[name])
@@ -59,11 +64,8 @@ def put(files: Iterator[tuple[str, bytes]], folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to put them, for FLASHKAT_STANDIN=FOLDER")
-    parser.add_argument(
-        "--test", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="run the tests; what follows is pytest's"
-    )
+    parser.add_argument("--test", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="run tests; the rest is pytest's")
     options = parser.parse_args(arguments)
-    sys.path.insert(0, str(ROOT))
     from flashkat_lite import _interpreter
 
     here = importlib.util.find_spec("triton") is not None
@@ -71,11 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     if here and folder == _interpreter.FOLDER:
         print("Triton is installed: no stand-in is needed")
         return 0
-    if not (folder / "triton" / "__init__.py").exists():
+    if here or _interpreter.version(folder) != pinned():
         put(installed() if here else downloaded(), folder)
         print(f"Triton's Python files are in {folder}")
     if options.test is None:
         return 0
-    environ = os.environ | {"FLASHKAT_STANDIN": str(folder), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "pytest", *options.test]
-    return subprocess.call([*words, "tests/kernels", "tests/exercises"], cwd=ROOT, env=environ)
+    environ = os.environ | {"FLASHKAT_STANDIN": str(folder), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", *options.test, "tests/kernels", "tests/exercises"]
+    return subprocess.call(command, cwd=ROOT, env=environ)

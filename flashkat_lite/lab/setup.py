@@ -36,7 +36,10 @@ def _set_up() -> None:
     elif GPU:
         note(f"Kernels run on this machine's {torch.cuda.get_device_name()}.")
     elif importlib.util.find_spec("triton") is None and _interpreter.folder() is None:
-        note("No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not.")
+        note(
+            "No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not. In a clone "
+            "<code>python book/tools standin</code> fetches what they need."
+        )
     elif "triton" in sys.modules and not interpreted():
         note("No CUDA device, and Triton was imported before <code>flashkat_lite.lab</code>: restart the kernel.")
     else:
