@@ -21,7 +21,7 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 given = $(if $(filter command,$(origin $1)),$($1))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
 
-.PHONY: help book serve test mutants lint execute bench compare record lab student grade colab wheelhouse wheel hub release-check \
+.PHONY: help book serve test standin mutants lint execute bench compare record lab student grade colab wheelhouse wheel hub release-check \
   release-files publish anew
 
 help:  ## this list
@@ -42,7 +42,11 @@ test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
 	@"$(PY)" -m flashkat_lite doctor --optional
 	@"$(PY)" -m pytest -n "$(JOBS)" tests/kernels
 	@"$(PY)" -m pytest -n "$(JOBS)" tests/exercises
+	@"$(PY)" book/tools standin --test -n "$(JOBS)" -m standin
 	@"$(PY)" -m pytest -n "$(JOBS)" --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
+
+standin: $(READY)  ## tests of kernels and exercises with a stand-in for Triton's compiled module, as on macOS and Windows
+	@"$(PY)" book/tools standin --test $(or $(call given,ARGS),-n "$(JOBS)")
 
 mutants: $(READY)  ## seed faults, one at a time in a copy, and see the tests find each: about ten minutes on 2 cores
 	@"$(PY)" book/tools mutants $(call given,ARGS)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import console, hardware, ops, records
+from . import _interpreter, console, hardware, ops, records
 from .reference import rational_gradients, rational_reference
 from .testing import check_kernels, random_inputs
 
@@ -72,12 +72,17 @@ def _torch(version: str) -> Finding:
 
 def _triton(version: str | None) -> Finding:
     if version:
-        return Finding("Triton", "ok", version)
-    if platform.system() == "Linux":
-        return Finding("Triton", "missing", "not installed", "pip install 'triton>=3.6'; until then the reference runs")
-    works = "the reference and the pages work" if records.in_clone() else "the reference works"
-    advice = f"nothing to do: {works}; for kernels use Linux, WSL 2 or a hosted notebook"
-    return Finding("Triton", "missing", f"there is none for {platform.system()}", advice)
+        how = ", its Python files with a stand-in for its compiled module" if _interpreter.folder() else ""
+        return Finding("Triton", "ok", version + how)
+    system, windows_gpu = platform.system(), platform.system() == "Windows" and torch.cuda.is_available()
+    if system == "Linux" or windows_gpu:
+        package = "triton-windows" if windows_gpu else "'triton>=3.6'"
+        return Finding("Triton", "missing", "not installed", f"pip install {package}; until then the reference runs")
+    works, kernels = "the reference works", "use Linux, WSL 2 or a hosted notebook"
+    if records.in_clone():
+        works, kernels = "the reference and the pages work", "python book/tools standin, once"
+    advice = f"nothing to do: {works}; for kernels {kernels}"
+    return Finding("Triton", "missing", f"there is none for {system}", advice)
 
 
 def _outcome(name: str, check: Callable[[], object], value: str, advice: str) -> Finding:
@@ -120,14 +125,22 @@ def _gpu(facts: hardware.Device | None, triton: str | None) -> Iterator[Finding]
             advice = "report it with the output of doctor --json; the reference still runs"
             if records.in_clone():
                 advice = "chapters need it here: make test shows the error in full"
-            yield _outcome("interpreter", check_interpreter, "runs the kernels, and they agree", advice)
+            name = "stand-in" if _interpreter.folder() else "interpreter"
+            yield _outcome(name, check_interpreter, "runs the kernels, and they agree", advice)
         return
     yield Finding("GPU", "ok", facts.name)
     yield Finding("driver", "ok" if facts.driver else "missing", facts.driver or "unknown: no nvidia-smi")
     yield Finding("capability", "ok", f"{facts.capability}, {facts.multiprocessors} multiprocessors")
     yield Finding("memory", "ok", f"{facts.memory_bytes / 1e9:.1f} GB, L2 cache {facts.l2_bytes / 1e6:.1f} MB")
     yield _outcome_of_copy(facts)
-    if triton:
+    if _interpreter.folder():
+        yield Finding(
+            "kernels",
+            "missing",
+            "are not compiled: there is no Triton for this GPU",
+            "on Windows: pip install triton-windows",
+        )
+    elif triton:
         advice = "the reference still runs: report it with the output of doctor --json"
         yield _outcome("kernels", kernels_agree, "compile, and agree with the reference", advice)
 

@@ -136,14 +136,16 @@ def sm_clock_mhz() -> int | None:
 def versions() -> dict[str, str | None]:
     """Return the versions that a measurement depends on: of Python, torch, triton (None without it) and this package.
 
-    Triton's is read from what is installed: importing it would fix whether kernels are compiled or interpreted.
+    Triton's is read from what is installed, or is that of its Python files where a stand-in serves them: importing it
+    would fix whether kernels are compiled or interpreted.
     """
-    from . import __version__
+    from . import __version__, _interpreter
 
+    installed = (found.version for name in TRITON for found in metadata.distributions(name=name))
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "triton": next((found.version for name in TRITON for found in metadata.distributions(name=name)), None),
+        "triton": _interpreter.version(_interpreter.folder()) or next(installed, None),
         "flashkat_lite": __version__,
     }
 

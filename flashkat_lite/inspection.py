@@ -7,6 +7,10 @@ request, since starting one takes longer than most compilations.
 
 import atexit
 import contextlib
+import dataclasses
+import functools
+import gzip
+import hashlib
 import inspect
 import json
 import os
@@ -19,11 +23,10 @@ import threading
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import console
+from . import _interpreter, console, records
 
 ELEMENTS = ("x_ptr", "dy_ptr", "y_ptr", "dx_ptr")  # pointers that follow the activation's dtype; the rest are float32
 AMD_FACTS = ("vgpr_count", "private_segment_fixed_size")
@@ -31,7 +34,7 @@ CORES = os.cpu_count() or 1
 DEFAULTS = dict(dtype="fp32", capability=90, num_warps=4, maxnreg=None, pointers=None, aligned=True)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What one compilation produced.
 
@@ -121,16 +124,20 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
     """Return a report for each request, in order; a request holds the arguments of `inspect_kernel` by name.
 
     One call with many requests is faster than many calls: they are shared among as many processes as there are cores.
-    Raises RuntimeError, as `inspect_kernel` does, where one of them fails.
+    Raises RuntimeError, as `inspect_kernel` does, where one of them fails. Where a stand-in takes the place of Triton's
+    compiled module, the chapters' own requests are answered from a record, and a printed line says so.
     """
-    jobs = []
+    jobs = [DEFAULTS | request for request in requests]
+    for job in jobs:
+        kernel = job.pop("kernel")
+        job |= dict(source=source_of(kernel), name=kernel.fn.__name__)
+    if _interpreter.folder():
+        return _recorded(jobs)
     with tempfile.TemporaryDirectory() as folder:
-        for i, request in enumerate(requests):
-            request = DEFAULTS | request
-            kernel = request.pop("kernel")
+        for i, job in enumerate(jobs):
             path = Path(folder) / f"kernel_{i}.py"
-            path.write_text(source_of(kernel), encoding="utf-8")
-            jobs.append(request | dict(path=str(path), name=kernel.fn.__name__))
+            path.write_text(job["source"], encoding="utf-8")
+            job["path"] = str(path)
         # AMD's targets switch our assembly off in the process that compiles for them, which is then of no further use.
         apart, pooled = (
             [i for i, job in enumerate(jobs) if isinstance(job["capability"], str) == amd] for amd in (True, False)
@@ -140,7 +147,51 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
             tasks = [([jobs[i] for i in share], share[0] not in apart) for share in shares]
             done = list(pool.map(lambda task: _compile_elsewhere(*task), tasks))
     reports = {i: facts for share, found in zip(shares, done) for i, facts in zip(share, found)}
-    return [Report(**reports[i]) for i in range(len(jobs))]
+    found = [Report(**reports[i]) for i in range(len(jobs))]
+    for job, report in zip(jobs, found):
+        _keep(job, report)
+    return found
+
+
+# Listings for machines without a compiler
+
+
+def _key(job: dict[str, Any]) -> str:
+    """Return what a compilation is known by: a hash of all that was asked for, the kernel's source included."""
+    asked = {name: value for name, value in job.items() if name != "path"}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _keep(job: dict[str, Any], report: Report) -> None:
+    """Write a report where FLASHKAT_LISTINGS names a folder: `python book/tools listings` makes the record of them."""
+    if folder := os.environ.get("FLASHKAT_LISTINGS"):
+        text = json.dumps({"name": job["name"]} | dataclasses.asdict(report))
+        (Path(folder) / f"{_key(job)}.json").write_text(text, encoding="utf-8")
+
+
+@functools.cache
+def listings() -> dict[str, Any]:
+    """Return the record of the chapters' compilations: {"triton": version, "chapters": {name: {_key: report}}}.
+
+    A stage's text that the chapter does not read is left out.
+    """
+    path = records.root() / "book" / "data" / "listings.json.gz"
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def _recorded(jobs: list[dict[str, Any]]) -> list[Report]:
+    kept, found = listings(), []
+    reports = {key: report for chapter in kept["chapters"].values() for key, report in chapter.items()}
+    for job in jobs:
+        report = reports.get(_key(job))
+        if report is None:
+            raise RuntimeError(
+                f"There is no compiler here, and no record of {job['name']} as it was asked for: compile it where "
+                "Triton has a wheel, on Linux, in WSL 2 or in a container"
+            )
+        found.append(Report(**{name: value for name, value in report.items() if name != "name"}))
+    print(f"There is no compiler here: what follows was compiled elsewhere by Triton {kept['triton']}, and recorded.")
+    return found
 
 
 class _Compiler:

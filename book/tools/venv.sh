@@ -49,4 +49,7 @@ fi
 .venv/bin/python -m pip install --no-user --disable-pip-version-check -q --progress-bar on -r requirements.txt
 # The installer writes this folder's name down in one encoding, and the next locale may have another.
 for site in .venv/lib/python*/site-packages; do [ ! -d "$site" ] || echo ../../../.. > "$site/clone.pth"; done
+# Where Triton has no wheel, its Python files: they run kernels in its interpreter, with a stand-in of ours.
+.venv/bin/python -c "import sys; sys.exit(sys.platform != 'linux')" || .venv/bin/python book/tools standin ||
+  echo "Kernel cells will not run here; python book/tools standin tries again" >&2
 pwd -P > .venv/.ready

@@ -13,8 +13,7 @@ import torch
 from IPython import get_ipython
 from IPython.display import HTML, display
 
-from flashkat_lite import console, hardware
-from flashkat_lite._interpreter import quicken
+from flashkat_lite import _interpreter, console, hardware
 from flashkat_lite._torch import interpreted
 
 T = TypeVar("T")
@@ -128,7 +127,10 @@ def _set_up() -> None:
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
     if os.environ.get("FLASHKAT_TELL_MEMORY"):
         _tell_memory(os.environ["FLASHKAT_TELL_MEMORY"])
-    if GPU:
+    if GPU and importlib.util.find_spec("triton") is None:
+        advice = "<code>pip install triton-windows</code>" if os.name == "nt" else "install it"
+        note(f"A {torch.cuda.get_device_name()}, but no Triton: kernel cells do not run. For them {advice}.")
+    elif GPU:
         limit = cap()
         if limit and limit * 1e9 < hardware.device().memory_bytes:
             torch.cuda.set_per_process_memory_fraction(limit * 1e9 / hardware.device().memory_bytes)
@@ -139,15 +141,20 @@ def _set_up() -> None:
                 "It does no arithmetic in bfloat16. Our kernels only read and write it, and work as everywhere; models "
                 "multiply their matrices in float16 instead."
             )
-    elif importlib.util.find_spec("triton") is None:
-        note("No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not.")
+    elif importlib.util.find_spec("triton") is None and _interpreter.folder() is None:
+        note(
+            "No CUDA device, and no Triton here: everything reads, PyTorch cells run, kernel cells do not. In a clone "
+            "<code>python book/tools standin</code> fetches what they need."
+        )
     elif "triton" in sys.modules and not interpreted():
         note("No CUDA device, and Triton was imported before <code>flashkat_lite.lab</code>: restart the kernel.")
     else:
         os.environ["TRITON_INTERPRET"] = "1"
+        standing_in = False
         with contextlib.suppress(ImportError):  # of a Triton that does not load: what needs it will say so
-            quicken()
-        note("No CUDA device: kernels run in Triton's interpreter, at small sizes; timings are recorded ones.")
+            standing_in = _interpreter.prepare()
+        how = ", with a stand-in for its compiled part" if standing_in else ""
+        note(f"No CUDA device: kernels run in Triton's interpreter{how}, at small sizes; timings are recorded ones.")
 
 
 _set_up()

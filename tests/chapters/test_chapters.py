@@ -4,11 +4,13 @@ import ast
 import collections
 import re
 import warnings
+from importlib import metadata
 
 import pytest
+import torch
 
 from tools import notebooks
-from tools.notebooks import execute, stamp, status
+from tools.notebooks import execute, listings, stamp, status
 
 CHAPTERS = notebooks.select([])
 PLACES = re.compile(r"/home/|/root/|/tmp/|\b[A-Z]:\\")
@@ -51,18 +53,32 @@ def exercises(notebook):
     return found
 
 
+def facts(reports):
+    return {key: (one["registers"], one["spills"], one["instructions"]) for key, one in reports.items()}
+
+
 @every_chapter
 def test_it_runs_and_every_exercise_can_fail_and_can_be_solved(path, warm_environment, tmp_path):
-    """In one run for the time that it takes: each check rejects the stub, and accepts the solution after it."""
+    """In one run for the time that it takes: each check rejects the stub, and accepts the solution after it. What it
+    compiles is what the record has for machines without a compiler."""
     chapter = notebooks.read(path)
     checks = [cell for cell in notebooks.code_cells(chapter) if "check" in notebooks.tags(cell)]
     for check in checks:
         check.metadata.tags = ["raises-exception"]
     notebooks.write(chapter, tmp_path / path.name)
-    executed, failed = execute.nbmake(tmp_path / path.name, warm_environment)
+    (tmp_path / "listings").mkdir()
+    environ = warm_environment | {"FLASHKAT_LISTINGS": str(tmp_path / "listings")}
+    executed, failed = execute.nbmake(tmp_path / path.name, environ)
     assert failed is None, failed
     errors = {cell.id: output.ename for cell, output in outputs(executed) if output.output_type == "error"}
     assert errors == {check.id: "NotImplementedError" for check in checks}
+    if not torch.cuda.is_available():
+        found = listings.read(tmp_path / "listings", listings.code(path))
+        kept = listings.kept()["chapters"].get(path.stem, {})
+        again = f"python book/tools listings {path.stem[:2]}"
+        assert found.keys() == kept.keys(), again
+        if metadata.version("triton") == listings.kept()["triton"]:
+            assert facts(found) == facts(kept), again
 
 
 @every_chapter

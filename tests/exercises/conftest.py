@@ -3,3 +3,7 @@
 import os
 
 os.environ |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+from flashkat_lite import _interpreter
+
+_interpreter.prepare()

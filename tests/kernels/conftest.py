@@ -6,6 +6,6 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-    from flashkat_lite._interpreter import quicken
+    from flashkat_lite import _interpreter
 
-    quicken()
+    _interpreter.prepare()

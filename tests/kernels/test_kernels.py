@@ -14,10 +14,11 @@ from fractions import Fraction
 import pytest
 import torch
 import triton
+import triton.language as tl
 from exact import errors, exact
 from triton.runtime import driver
 
-from flashkat_lite import GroupRational, rational
+from flashkat_lite import GroupRational, _interpreter, rational
 from flashkat_lite.kernels import backward_block, forward, stream
 from flashkat_lite.ops import BACKWARDS
 from flashkat_lite.reference import rational_gradients, rational_reference, rounding_units
@@ -114,6 +115,7 @@ def test_against_float64_everywhere(width, dtype):
         check((width, groups, rows, degrees, shared, dtype), seed=1)
 
 
+@pytest.mark.standin
 @pytest.mark.parametrize("backward", BACKWARDS)
 def test_writes_every_element_of_a_poisoned_buffer(backward, monkeypatch):
     empty = torch.empty
@@ -254,6 +256,7 @@ def test_tables_of_any_float_dtype(backward, dtype):
     torch.testing.assert_close(db.double(), exact_b, rtol=2 * rounding, atol=2e-3)
 
 
+@pytest.mark.standin
 @pytest.mark.parametrize("backward", BACKWARDS)
 def test_a_bfloat16_model_trains(backward):
     torch.manual_seed(0)
@@ -371,6 +374,31 @@ def test_every_plain_kernel_of_the_limits_moves_all_elements_and_no_more(add, dt
             out.fill_(70.0)
             assert torch.equal(function()[:5], x + y if add else x)
             assert (out[5] == 70.0).all()
+
+
+@triton.jit
+def steps_kernel(out_ptr, steps):
+    for step in range(steps):
+        tl.store(out_ptr + step, step)
+
+
+@pytest.mark.standin
+@pytest.mark.skipif(DEVICE == "cuda", reason="of the interpreter")
+def test_a_loop_ends_at_an_argument_also_where_numpy_takes_an_array_of_one_element_for_no_number(monkeypatch):
+    """Triton 3.6 asks for int(array) of such an array, which NumPy 2.4 refuses."""
+    from triton.runtime import interpreter
+
+    out = torch.zeros(5, dtype=torch.int32)
+    patch = interpreter._patch_lang_tensor.__wrapped__
+
+    def as_in_3_6(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", as_in_3_6)
+    _interpreter.mend()
+    steps_kernel[(1,)](out, 4)
+    assert out.tolist() == [0, 1, 2, 3, 0]
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="of the interpreter")
