@@ -137,12 +137,13 @@ def test_variables_that_are_for_other_pythons_and_folders_lead_nothing_astray(cl
     (other / "book" / "tools").mkdir(parents=True)
     clone.python("python3", 3, 12, 1)
     elsewhere = ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
-    done = clone.make(CDPATH=str(other), PYTHON_COLORS="1", PIP_USER="1", **dict.fromkeys(elsewhere, str(other)))
+    settings = {"PYTHONOPTIMIZE": "1", "PYTHONWARNINGS": "error", "PYTHONSAFEPATH": "1"}
+    done = clone.make(CDPATH=str(other), PIP_USER="1", **dict.fromkeys(elsewhere, str(other)), **settings)
     assert done.returncode == 0, done.stderr
     assert clone.installed == ["python3"] and not [*other.rglob("*.*")]
     assert "--no-user" in (clone.folder / "installed").read_text(encoding="utf-8")
     seen = (clone.folder / "environment").read_text(encoding="utf-8").splitlines()
-    assert not {line.partition("=")[0] for line in seen} & {*elsewhere}
+    assert not {line.partition("=")[0] for line in seen} & {*elsewhere, *settings}
     assert "up to date" in clone.make(CDPATH=str(other)).stdout
 
 
