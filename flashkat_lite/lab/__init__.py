@@ -7,6 +7,7 @@ TRITON_INTERPRET=1, which Triton reads when it is imported, and says so in one l
 from .setup import DEVICE, GPU, note, pick  # isort: skip  # before anything that imports Triton
 
 from flashkat_lite import records
+from flashkat_lite.testing import watching
 
 from . import exercises, figures, interactive
 from .exercises import check
@@ -27,4 +28,5 @@ __all__ = [
     "records",
     "table",
     "timings",
+    "watching",
 ]
