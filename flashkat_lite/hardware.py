@@ -170,6 +170,7 @@ def time_interleaved(
     cold_l2: bool = True,
     most: int = 100,
     least: int = 3,
+    before: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
     """Return {name: Timing} of functions that are timed against one another.
 
@@ -179,13 +180,16 @@ def time_interleaved(
 
     On a GPU a call is timed with CUDA events. Before it, the L2 cache is overwritten (cold_l2), or else the function is
     called once untimed; either keeps the GPU busy while the host prepares the launch, so that the launch is not
-    measured. On a CPU the processor's clock is read, and caches are left as they are.
+    measured. On a CPU the processor's clock is read, and caches are left as they are. `before` is called before each
+    timed call, and not timed.
     """
     stopwatch = _cuda_stopwatch(cold_l2) if torch.cuda.is_available() else _on_the_cpu
     repeats = {name: _warm_up(f, stopwatch, seconds, warmup, most, least) for name, f in functions.items()}
     pending = {name: [] for name in functions}
     for names in schedule(repeats):
         for name in names:
+            if before:
+                before()
             pending[name].append(stopwatch(functions[name]))
     return {name: summary([elapsed() for elapsed in calls]) for name, calls in pending.items()}
 

@@ -90,7 +90,7 @@ def _request(kernel: Any, arguments: dict[str, Any], options: dict[str, Any]) ->
             signature[name] = mangle_type(given)
         else:
             return None
-    source = _Source()
+    source = Source()
     source.add(kernel.fn.__name__, kernel)
     try:
         values = ", ".join(f"{name!r}: {source.value(value)}" for name, value in constexprs.items())
@@ -101,7 +101,7 @@ def _request(kernel: Any, arguments: dict[str, Any], options: dict[str, Any]) ->
     return {"name": kernel.fn.__name__, "source": text, "signature": signature, "options": kept}
 
 
-class _Source:
+class Source:
     """The text of a module that defines a kernel and all that it uses, as the kernel's own module has it."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class _Source:
             self.lines.append(f"from {function.__module__} import {function.__name__} as {name}")
         elif function is not None:
             annotated = function.__globals__.get("__annotations__", {})
-            for inner in sorted(_names(function.__code__)):
+            for inner in sorted(self.names(function.__code__)):
                 if inner in function.__globals__ and inner not in self.seen:
                     with contextlib.suppress(ValueError):
                         self.global_(inner, function.__globals__[inner], annotated.get(inner))
@@ -147,6 +147,13 @@ class _Source:
             if function.__name__ != name:
                 self.lines.append(f"{name} = {function.__name__}")
 
+    def names(self, code: Any) -> Iterator[str]:
+        """The names that a function's code looks up, and those of functions inside of it."""
+        yield from code.co_names
+        for inner in code.co_consts:
+            if inspect.iscode(inner):
+                yield from self.names(inner)
+
     def global_(self, name: str, value: Any, annotation: Any) -> None:
         if inspect.ismodule(value) or hasattr(value, "fn"):
             self.add(name, value)
@@ -154,13 +161,6 @@ class _Source:
             self.lines.append(f"{name}: tl.constexpr = {self.value(value)}")
         else:
             self.lines.append(f"{name} = {self.value(value)}")
-
-
-def _names(code: Any) -> Iterator[str]:
-    yield from code.co_names
-    for inner in code.co_consts:
-        if inspect.iscode(inner):
-            yield from _names(inner)
 
 
 # The other process

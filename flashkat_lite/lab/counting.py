@@ -84,6 +84,7 @@ class Accesses:
     adds: Trace = field(default_factory=Trace)
     programs: list[tuple[int, int, int]] = field(default_factory=list)
     operations: Any = None  # PyTorch's, where they are listed too
+    result: Any = None  # of the call that was watched
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from flashkat_lite.testing import guarded, poisoned
 from .. import setup as lab
 from .common import Parts, Wrong, as_numbers, exercise, normal, numbers, same_number, same_tensor, timed
 from .elementwise import SHAPES, read_once, same_elements, values
-from .kernels import watch
+from .kernels import stored, watch
 from .language import reciprocal, tl, to_float32, triton
 
 RATE = 132 * 4 * 32 * 1.98e9  # each thread's instructions a second, of an H200
@@ -121,13 +121,14 @@ def unpack_pairs(f: Callable[[Tensor], Tensor]) -> str:
             raise Wrong(f"{what}: right, by a conversion of bfloat16 to float32, which the exercise does without")
     if seen := watch(f, x):
         loads = seen.loads.of(x)
+        stored(seen, **{what: seen.result})
         if not loads.elements:
             raise Wrong("expected a Triton kernel that reads x where it lies, got none: no load of it was seen")
         pairs = sum(addresses.size for addresses, size in loads if size == 4)
         same_number("loads of 32 bits for 10,002 numbers", pairs, 5001, {
             "the kernel loads 16 bits at a time: hand it x.view(torch.int32)": 0, "each pair is loaded twice": 10_002,
         })  # fmt: skip
-    timed(f, unpack_pairs_solution, {"2²⁷ numbers": ((2**27,),)}, dtype=torch.bfloat16, moves=3)
+    timed(f, unpack_pairs_solution, {"2²⁷ numbers": ((2**27,),)}, dtype=torch.bfloat16)
     return "every bit, also of -0 and of numbers too small to be normal"
 
 
@@ -194,7 +195,7 @@ def silu_backward(f: Callable[[Tensor, Tensor], Tensor]) -> str:
         same_elements(f"dx for {name}", got, x, _silu_slope(wide) * wide_dy, bound, causes)
     read_once(f, (dy, x), {"x": x, "dy": dy}, name)
     pair = (2**17, 768), (2**17, 768)
-    timed(f, silu_backward_solution, {"131,072 rows of 768 bfloat16": pair}, dtype=torch.bfloat16, moves=3)
+    timed(f, silu_backward_solution, {"131,072 rows of 768 bfloat16": pair}, dtype=torch.bfloat16)
     return "SiLU's backward pass of four shapes in two dtypes" + ", each element read once" * (not lab.GPU)
 
 

@@ -107,7 +107,7 @@ def column_sums_compensated(f: Callable[[Tensor], Tensor]) -> str:
     seen = watch(f, torch.randn(500, 8, generator=g))
     no_adds(seen)
     reads_all(seen, 4000, "500 rows of 8")
-    timed(f, column_sums_compensated_solution, {"2¹⁹ rows of 96": ((2**19, 96),)}, moves=1, copied=True)
+    timed(f, column_sums_compensated_solution, {"2¹⁹ rows of 96": ((2**19, 96),)})
     return "column sums to the last bits, where nearly everything cancels too"
 
 
@@ -166,7 +166,7 @@ def sum_repeatable(f: Callable[[Tensor], Tensor]) -> str:
     no_adds(seen)
     reads_all(seen, len(x), "65,537 elements")
     _two_launches(seen)
-    timed(f, sum_repeatable_solution, {"2²⁶ elements": ((2**26,),)}, moves=1, copied=True)
+    timed(f, sum_repeatable_solution, {"2²⁶ elements": ((2**26,),)})
     return "four lengths, the same bits each time"
 
 

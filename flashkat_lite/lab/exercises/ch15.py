@@ -13,7 +13,7 @@ from flashkat_lite.testing import guarded, poisoned
 
 from .. import setup as lab
 from .common import Parts, Wrong, exercise, expect_tuple, normal, numbers, same_tensor, timed
-from .kernels import no_adds, reads_all, reads_once, repeats, same_bits, watch
+from .kernels import no_adds, reads_all, reads_once, repeats, same_bits, stored, watch
 from .language import tl, triton
 from .sums import check_sums_by_index, same_column_sums
 
@@ -60,7 +60,7 @@ def column_sums_strided(f: Callable[[Tensor], Tensor]) -> str:
     reads_all(seen, 6000, "300 rows of 20, transposed")
     transposed = (lambda: torch.randn(512, 2**18, device=lab.DEVICE).T,)
     large = {"2¹⁸ rows of 512": ((2**18, 512),), "the same, transposed": transposed}
-    timed(f, column_sums_strided_solution, large, moves=1)
+    timed(f, column_sums_strided_solution, large)
     return "column sums of five layouts, the same bits each time"
 
 
@@ -167,7 +167,7 @@ def layernorm_backward(f: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor
         for name, one, other in zip(("dweight", "dbias"), answer[1:], again[1:], strict=True):
             same_bits(f"{name} of {size}", one, other, "a second call")
     _check_one_reading(f)
-    timed(f, layernorm_backward_solution, {"2¹⁷ rows of 768": ((2**17, 768), (2**17, 768), (768,), 1e-6)}, moves=3)
+    timed(f, layernorm_backward_solution, {"2¹⁷ rows of 768": ((2**17, 768), (2**17, 768), (768,), 1e-6)})
     return "three gradients for three shapes, from one reading"
 
 
@@ -204,6 +204,7 @@ def _check_one_reading(f: Callable) -> None:
     no_adds(seen, advice="let positions own their columns")
     cause = "another pass, or another kernel, reads them for the sums over rows"
     reads_once(seen, {"dy": dy, "x": x}, "60 rows of 64", cause)
+    stored(seen, dx=seen and seen.result[0])
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -9,7 +9,7 @@ from torch import Tensor
 from flashkat_lite.testing import guarded
 
 from .common import Wrong, same_number, same_tensor
-from .kernels import watch
+from .kernels import stored, watch
 
 SHAPES = {
     "3 rows of 7 float32": (3, 7, torch.float32),
@@ -60,3 +60,4 @@ def read_once(f: Callable, arguments: tuple, tensors: dict[str, Tensor], name: s
             same_number(f"elements of {what} loaded for {name}", loads, tensor.numel(), causes)
         stores, count = seen.stores.nbytes // tensor.itemsize, tensor.numel()
         same_number(f"elements stored for {name}", stores, count, {"y is written twice": 2 * count})
+        stored(seen, **{f"the result for {name}": seen.result})

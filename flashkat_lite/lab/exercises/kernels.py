@@ -15,7 +15,7 @@ from flashkat_lite.testing import watching
 from .. import compiling
 from ..counting import Accesses, Trace, accesses
 from ..setup import GPU
-from .common import Wrong
+from .common import Wrong, state
 from .rules import Operations
 
 
@@ -59,13 +59,36 @@ def repeats(what: str, first: Tensor, f: Callable[..., Tensor], *arguments: Any)
 
 
 def watch(f: Callable, *arguments: Any) -> Accesses | None:
-    """Return what kernels and PyTorch do in a call, in the interpreter; None on a GPU, which does not tell."""
+    """Return what kernels and PyTorch do in a call, in the interpreter; None on a GPU, which does not tell.
+
+    There it is seen that kernels are launched at all, and the rest is counted in a process beside.
+    """
     if GPU:
+        state.counted = True
+        if not launched(f, *arguments):
+            raise Wrong("expected a Triton kernel, got none: nothing was launched by Triton")
         return None
     with accesses() as seen, Operations() as operations, np.errstate(over="ignore"):  # an exp may be infinite, rightly
-        f(*arguments)
+        seen.result = f(*arguments)
     seen.operations = operations
     return seen
+
+
+def launched(f: Callable, *arguments: Any) -> int:
+    """Return how many kernels of Triton's a call launches on a GPU."""
+    from triton import knobs
+
+    names = []
+
+    def tell(metadata):
+        names.append(metadata)
+
+    knobs.runtime.launch_enter_hook.add(tell)
+    try:
+        f(*arguments)
+    finally:
+        knobs.runtime.launch_enter_hook.remove(tell)
+    return len(names)
 
 
 def launches(seen: Accesses) -> int:
@@ -107,6 +130,20 @@ def reads_once(seen: Accesses | None, tensors: dict[str, Tensor], size: str, cau
             )
         if also := seen.operations.that_read(tensor):
             raise Wrong(f"{name} for {size}: expected one reading, by a kernel; PyTorch's {also[0]} reads it as well")
+
+
+def stored(seen: Accesses | None, **tensors: Tensor) -> None:
+    """Raise Wrong unless kernels were seen to store every element of these results, by name."""
+    if not seen:
+        return
+    ran(seen)
+    for name, tensor in tensors.items():
+        found = seen.stores.of(tensor).elements
+        if found < tensor.numel():
+            raise Wrong(
+                f"{name}: expected {tensor.numel():,} elements stored by a kernel, got {found:,}. Likely cause: PyTorch "
+                "makes the result"
+            )
 
 
 def no_adds(seen: Accesses | None, advice: str = "store partial sums and add them in order") -> None:
