@@ -97,6 +97,8 @@ def unpack_pairs(f: Callable[[Tensor], Tensor]) -> str:
         x = guarded(wide.to(torch.bfloat16))
         with _conversions() as converted:
             got = f(x)
+        if converted:
+            raise Wrong(f"float32 of {name}: a conversion instead of bits (.to, from bfloat16)")
         what, exact = f"float32 of {name}", x.float()
         swapped = exact.view(-1, 2).flip(1).flatten()
         bits, is_first = x.view(torch.int32), torch.arange(len(x), device=lab.DEVICE) % 2 == 0
@@ -117,8 +119,6 @@ def unpack_pairs(f: Callable[[Tensor], Tensor]) -> str:
                 f"{what}: expected the bits of {exact[at].item()}, got those of {got[at].item()} at index {at}. Likely "
                 "cause: arithmetic instead of bits (a sign of zero is lost)"
             )
-        if converted:
-            raise Wrong(f"{what}: right, by a conversion of bfloat16 to float32, which the exercise does without")
     if seen := watch(f, x):
         loads = seen.loads.of(x)
         stored(seen, **{what: seen.result})

@@ -141,8 +141,8 @@ def stored(seen: Accesses | None, **tensors: Tensor) -> None:
         found = seen.stores.of(tensor).elements
         if found < tensor.numel():
             raise Wrong(
-                f"{name}: expected {tensor.numel():,} elements stored by a kernel, got {found:,}. Likely cause: PyTorch "
-                "makes the result"
+                f"{name}: expected {tensor.numel():,} elements stored by a kernel, got {found:,}. Likely cause: "
+                "PyTorch makes the result"
             )
 
 

@@ -21,6 +21,7 @@ def forbidden(what: str, owner: Any, *names: str) -> Iterator[None]:
     def refuse(*_, **__):
         raise Wrong(f"not by {what}")
 
+    refuse.apply = refuse  # of an autograd.Function
     with mock.patch.multiple(owner, **dict.fromkeys(names, refuse)):
         yield
 
