@@ -172,6 +172,7 @@ def time_interleaved(
     cold_l2: bool = True,
     most: int = 100,
     least: int = 3,
+    before: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
     """Return {name: Timing} of functions that are timed against one another.
 
@@ -183,13 +184,15 @@ def time_interleaved(
     called once untimed; either keeps the GPU busy while the host prepares the launch, so that the launch is not
     measured. With cold_l2 a function that the host enqueues in more than 50 µs, such as a backward pass by autograd,
     finds the GPU busy for twice as long as the host needs. On a CPU the processor's clock is read, and caches are left
-    as they are.
+    as they are. `before` is called before each timed call, and not timed.
     """
     stopwatch = _cuda_stopwatch(cold_l2) if torch.cuda.is_available() else _on_the_cpu
     repeats = {name: _warm_up(f, stopwatch, seconds, warmup, most, least) for name, f in functions.items()}
     pending = {name: [] for name in functions}
     for names in schedule(repeats):
         for name in names:
+            if before:
+                before()
             pending[name].append(stopwatch(functions[name]))
     return {name: summary([elapsed() for elapsed in calls]) for name, calls in pending.items()}
 

@@ -157,7 +157,23 @@ def check_kernels(dy: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor,
             raise AssertionError(f"backward_{name}: {wrong}") from None
 
 
-# Memory that nothing wrote
+# Memory that nothing wrote, and what kernels do with memory
+
+
+class Fault(RuntimeError):
+    """What a kernel did that no GPU lets pass, or no interpreter; the message names line, place and likely cause."""
+
+
+class OutOfBounds(Fault, IndexError):
+    """An access outside of every tensor that the kernel was given. Nothing was read or written."""
+
+
+class DataRace(Fault):
+    """Two programs of a launch met at an address where one of them stores, and nothing orders them."""
+
+
+class Unsupported(Fault):
+    """What Triton's interpreter computes wrongly, or not at all."""
 
 
 MARGIN = 8192  # elements, as many as the largest block of a kernel in the interpreter
@@ -175,7 +191,7 @@ def poisoned() -> Iterator[None]:
     """Make NaN of what nothing wrote: memory from `empty`, and what a mask keeps from being loaded without `other`.
 
     A GPU promises nothing of either. The interpreter makes both zeros, and would hide that one is missing; so there
-    they are filled (integers with the largest).
+    they are filled (integers with the largest and 0, in turn), and memory is guarded as in `watching`.
     """
     if torch.cuda.is_available() or "triton" not in sys.modules:
         yield
@@ -183,59 +199,44 @@ def poisoned() -> Iterator[None]:
     import numpy as np
     from triton.runtime.interpreter import interpreter_builder
 
+    from ._memory import guard, guarding
+
     original = interpreter_builder.create_masked_load
 
     def load(pointers: Any, mask: Any, other: Any, *options: Any, **named: Any) -> Any:
         result = original(pointers, mask, other, *options, **named)
         kind, active = pointers.get_element_ty(), np.asarray(mask.data, dtype=bool)
         if other is None and not active.all():
+            guard.nan_loaded = True
             if kind.is_standard_floating():
                 poison = 0x7FC0 if kind.is_bf16() else np.nan  # bfloat16 is kept as its bits
                 result.data = np.where(active, result.data, poison)
             elif kind.is_int() and not kind.is_int1():
-                result.data = np.where(active, result.data, np.iinfo(result.data.dtype).max)
+                largest = np.zeros(result.data.size, dtype=result.data.dtype)
+                largest[::2] = np.iinfo(result.data.dtype).max
+                result.data = np.where(active, result.data, largest.reshape(result.data.shape))
         return result
 
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # with it comes that `empty` fills its memory
     try:
-        with mock.patch.object(interpreter_builder, "create_masked_load", load):
+        with mock.patch.object(interpreter_builder, "create_masked_load", load), guarding():
             yield
     finally:
         torch.use_deterministic_algorithms(before)
 
 
-# What the interpreter calls for an access to memory, and which arguments are its pointers and its mask.
-ACCESSES = {
-    "load": ("create_masked_load", 0, 1),
-    "store": ("create_masked_store", 0, 2),
-    "add": ("create_atomic_rmw", 1, 3),
-}
-
-
 @contextlib.contextmanager
-def watching(**told: Callable[[Any, int], None]) -> Iterator[None]:
-    """Be told of each access of the kernels that run inside; in the interpreter only (a GPU does not tell).
+def watching(**told: Callable[..., None]) -> Iterator[None]:
+    """Guard the memory of the kernels that run inside, and be told what they do; in the interpreter only.
+
+    An access outside of the tensors that a kernel was given raises `OutOfBounds` before it is made; programs that meet
+    at an address where one of them stores, in no order, raise `DataRace` when the launch ends. Both are `Fault`s.
 
     told: load, store or add (atomically), each a function of the active positions' addresses (a NumPy array [n]) and an
-    element's bytes.
+    element's bytes; launch, a function of the kernel, its arguments by name, and its options.
     """
-    import numpy as np
-    from triton.runtime.interpreter import interpreter_builder
+    from ._memory import guarding
 
-    def watched(kind: str, tell: Callable) -> Any:
-        name, pointers_at, mask_at = ACCESSES[kind]
-        original = getattr(interpreter_builder, name)
-
-        def access(*arguments):
-            pointers, mask = arguments[pointers_at], arguments[mask_at]
-            active = np.asarray(pointers.data)[np.asarray(mask.data).astype(bool)]
-            tell(active, pointers.get_element_ty().primitive_bitwidth // 8)
-            return original(*arguments)
-
-        return mock.patch.object(interpreter_builder, name, access)
-
-    with contextlib.ExitStack() as stack:
-        for kind, tell in told.items():
-            stack.enter_context(watched(kind, tell))
+    with guarding(list(told.items())):
         yield

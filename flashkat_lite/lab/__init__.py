@@ -7,6 +7,7 @@ TRITON_INTERPRET=1, which Triton reads when it is imported, and says so in one l
 from .setup import DEVICE, GPU, HALF, note, pick  # isort: skip  # before anything that imports Triton
 
 from flashkat_lite import records
+from flashkat_lite.testing import watching
 
 from . import exercises, figures, interactive
 from .exercises import check
@@ -29,4 +30,5 @@ __all__ = [
     "records",
     "table",
     "timings",
+    "watching",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -82,6 +83,8 @@ class Accesses:
     stores: Trace = field(default_factory=Trace)
     adds: Trace = field(default_factory=Trace)
     programs: list[tuple[int, int, int]] = field(default_factory=list)
+    operations: Any = None  # PyTorch's, where they are listed too
+    result: Any = None  # of the call that was watched
 
 
 @contextlib.contextmanager

@@ -876,17 +876,24 @@ def test_an_answer_whose_type_agrees_with_everything_is_wrong():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Sets what a call takes, in milliseconds: clock(yours=…, ours=…)."""
+    """Sets what a call takes, in milliseconds: clock(yours=…, ours=…, a_copy=…)."""
 
     def set_to(**ms):
-        monkeypatch.setattr(common, "GPU", True)
         times = {name.replace("_", " "): common.hardware.Timing(t, t, t, 3) for name, t in ms.items()}
-        monkeypatch.setattr(
-            common.hardware, "time_interleaved", lambda functions, **_: {n: times[n] for n in functions}
-        )
 
-    monkeypatch.setattr(common, "speeds", [])
+        def time(functions, before, **_):
+            for function in functions.values():
+                before()
+                function()
+            return {name: times[name] for name in functions}
+
+        monkeypatch.setattr(common.hardware, "time_interleaved", time)
+
     return set_to
+
+
+def timed(f, ours=torch.neg, arguments=((3,),), good=1.2):
+    return common.measured("a size", f, ours, arguments, torch.float32, good)
 
 
 @pytest.mark.parametrize(
@@ -899,37 +906,46 @@ def clock(monkeypatch):
         (1.25, 1.2, "fair", 0.5),
         (1.5, 1.2, "fair", 0.5),
         (2.0, 1.2, "slow", 0.25),
+        (999.0, 1.2, "slow", 0.25),
     ],
 )
-def test_speed_is_scored_in_bands(clock, capsys, ms, good, band, share):
-    clock(yours=ms, ours=1.0)
-    common.timed(torch.neg, torch.neg, {"3 numbers": (lambda: torch.ones(3),)}, good=good)
-    (speed,) = common.speeds
+def test_speed_is_scored_in_bands(clock, ms, good, band, share):
+    clock(yours=ms, ours=1.0, a_copy=0.1)
+    speed = timed(torch.neg, good=good)
     assert (speed.band, speed.share) == (band, share)
-    assert capsys.readouterr().out == f"{speed.line}\n"
     assert f"({ms:.2f}×): {band}" in speed.line
     assert (f"{share:.0%} of the points; {good} is good" in speed.line) == (share < 1)
 
 
-def test_beyond_the_last_band_a_right_kernel_is_wrong(clock):
-    clock(yours=2.1, ours=1.0)
-    with pytest.raises(Wrong, match=r"correct, but 2.10 times as slow.*within 1.2 counts as good"):
-        common.timed(torch.neg, torch.neg, {"3 numbers": (lambda: torch.ones(3),)})
-    assert common.speeds == []
+def test_the_line_holds_the_share_of_a_copys_speed(clock):
+    clock(yours=1.0, ours=2.0, a_copy=0.9)
+    line = timed(torch.neg, arguments=((1 << 20,),)).line
+    times = "yours 1.000 ms (90% of a copy's speed), ours 2.000 ms (45% of a copy's speed), a copy 0.900 ms"
+    assert line == f"a size: {times} (0.50×): excellent."
 
 
-def test_the_line_holds_bandwidths_and_a_copy(clock):
-    clock(yours=1.0, ours=2.0, a_copy=0.5)
-    common.timed(torch.neg, torch.neg, {"2 million bytes": (lambda: torch.ones(250_000),)}, moves=2, copied=True)
-    line = common.speeds[0].line
-    times = "yours 1.000 ms (2 GB/s), ours 2.000 ms (1 GB/s), a copy 0.500 ms (4 GB/s)"
-    assert line == f"2 million bytes: {times} (0.50×): excellent."
+def test_a_time_below_what_a_copy_of_the_bytes_takes_is_not_believed(clock):
+    clock(yours=0.5, ours=1.0, a_copy=0.9)
+    with pytest.raises(Wrong, match=r"0\.500 ms is not believed: copying as many bytes takes 0\.900 ms"):
+        timed(torch.neg, arguments=((1 << 20,),))
 
 
 def test_a_kernel_that_is_wrong_at_the_timed_size_is_not_timed(clock):
-    clock(yours=0.1, ours=1.0)
+    clock(yours=0.1, ours=1.0, a_copy=0.1)
     with pytest.raises(Wrong, match="before it is timed: 1 of 3 are wrong"):
-        common.timed(lambda x: x * torch.tensor([1, 1, 0]), torch.clone, {"3 numbers": (lambda: torch.ones(3),)})
+        timed(lambda x: -x * torch.tensor([1, 1, 0]))
+
+
+@pytest.mark.parametrize("argument", [(64,), lambda: torch.randn(64), torch.arange(64.0)])
+def test_each_timed_call_has_numbers_of_its_own_so_none_can_be_remembered(argument):
+    remembered = {}
+
+    def cached(x):
+        return remembered.setdefault(x.shape, -x)
+
+    assert timed(torch.neg, arguments=(argument,)).share
+    with pytest.raises(Wrong, match=r"a size, a timed call: .* are wrong"):
+        timed(cached, arguments=(argument,))
 
 
 # The chapters themselves

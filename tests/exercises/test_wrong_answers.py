@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reported
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
@@ -55,8 +56,8 @@ def marks(number, first=True):
 
 def of(table):
     """(number, answer, words) of every chapter."""
-    for answers in ANSWERS.values():
-        for number, listed in getattr(answers, table).items():
+    for answers in [*ANSWERS.values(), reported]:
+        for number, listed in getattr(answers, table, {}).items():
             for place, entry in enumerate(listed if isinstance(listed, list) else [listed]):
                 answer, words = (entry, "") if table == "RIGHT" else entry
                 sampled = marks(number, table == "WRONG" and place == 0)

@@ -122,8 +122,8 @@ def weighted_histogram(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         what = f"weights of {count} elements in {bins} bins"
         check_sums_by_index(what, f, (values, weights, bins), values, weights, bins)
     few_adds(
-        watch(f, *_weighted(60000, 64, 9), 64), 60000 // 16, "60,000 elements in 64 bins",
-        "elements are added to memory before the program has summed, or there are too many programs",
+        watch(f, *_weighted(60000, 64, 9), 64), 120_000, 60000 // 16, "60,000 elements in 64 bins",
+        "elements are added to memory before the program has summed, or there are too many programs", spare=64,
     )  # fmt: skip
     large = _weighted(2**24 if lab.GPU else 1, 64, 9)
     timed(f, weighted_histogram_solution, {"2²⁴ elements in 64 bins": (*large, 64)})

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
@@ -14,7 +15,7 @@ from flashkat_lite.testing import poisoned
 from .. import setup as lab
 from ..counting import Accesses, accesses
 from .common import TWICE, Parts, Wrong, exercise, expect_tuple, normal, numbers, same_tensor, timed
-from .kernels import no_adds, repeats, same_bits, watch
+from .kernels import launches, no_adds, ran, reads_all, reads_once, repeats, same_bits, stored, watch
 from .language import programs_per_whole_rows, tl, triton, vector_width
 from .sums import rounding, same_total
 
@@ -83,8 +84,12 @@ def scale_backward(f: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]])
             "every column holds the total of all of them": sums.sum().expand_as(sums),
         }, torch.float32)  # fmt: skip
         repeats(f"dscale of {size}", dscale, lambda *tensors: f(*tensors)[1], dy, x, scale)
-    no_adds(watch(f, dy, x, scale))
-    timed(f, scale_backward_solution, {"2¹⁸ rows of 768": ((2**18, 768), (2**18, 768), (768,))}, moves=3)
+    dy, x, scale = normal(60, 64, seed=40), normal(60, 64, seed=41), normal(64, seed=42)
+    seen = watch(f, dy, x, scale)
+    no_adds(seen)
+    reads_once(seen, {"dy": dy, "x": x}, "60 rows of 64", "another pass, or another kernel, reads them for the sums")
+    stored(seen, dx=seen and seen.result[0])
+    timed(f, scale_backward_solution, {"2¹⁸ rows of 768": ((2**18, 768), (2**18, 768), (768,))})
     return "four shapes, the same bits each time"
 
 
@@ -145,22 +150,22 @@ def sum_in_one_launch(f: Callable[[Tensor], Tensor]) -> str:
                 "the last to finish need not be the program with the highest number: ask the counter": None,
             })  # fmt: skip
             same_bits(what, backwards, f(other), "programs run in another order")
-    with _orders() as orders:
+    with _orders() as counter:
         seen = watch(f, normal(100_000, seed=60))
     if seen:
-        _check_counter(seen, orders)
-    timed(f, sum_in_one_launch_solution, {"2²⁶ elements": ((2**26,),)}, moves=1)
-    return "four lengths in one launch, the same bits each time"
+        _check_counter(seen, counter)
+    timed(f, sum_in_one_launch_solution, {"2²⁶ elements": ((2**26,),)})
+    alone = "; one number a program needs no barrier, and none was looked for"
+    return "four lengths in one launch, the same bits each time" + alone * (not lab.GPU and not counter.blocks)
 
 
-def _check_counter(seen: Accesses, orders: set[tuple[str, str]]) -> None:
+def _check_counter(seen: Accesses, counter: "_Counter") -> None:
     """Raise Wrong unless programs of one launch each add once, to one counter, in an order that shows them the sums."""
     programs, adds, addresses = len(seen.programs), seen.adds.elements, len(seen.adds.addresses)
-    if not programs:
-        raise Wrong("expected a Triton kernel, got none: no program ran")
-    launches = seen.programs.count((0, 0, 0))
-    if launches != 1:
-        raise Wrong(f"expected one launch, got {launches}")
+    ran(seen)
+    if launches(seen) != 1:
+        raise Wrong(f"expected one launch, got {launches(seen)}")
+    reads_all(seen, 100_000, "100,000 elements")
     if programs < 2:
         raise Wrong("expected more than one program for 100,000 elements, got 1")
     if adds != programs or addresses != 1:
@@ -168,26 +173,54 @@ def _check_counter(seen: Accesses, orders: set[tuple[str, str]]) -> None:
             f"expected one atomic addition a program, {programs}, on one address; got {adds:,} on {addresses:,}. "
             "Likely cause: sums are added atomically; only the counter should be"
         )
-    if orders != {("ACQUIRE_RELEASE", "GPU")}:
-        got = ", ".join(f"sem={sem.lower()} and scope={scope.lower()}" for sem, scope in sorted(orders))
+    if not counter.orders <= {("ACQUIRE_RELEASE", "GPU"), ("ACQUIRE_RELEASE", "SYSTEM")}:
+        got = ", ".join(f"sem={sem.lower()} and scope={scope.lower()}" for sem, scope in sorted(counter.orders))
         raise Wrong(
             f"the counter: expected sem=acquire_release and scope=gpu, got {got}. Likely cause: a missing fence: "
             "the last program may find the others counted, and their sums not yet stored"
         )
+    if counter.unguarded:
+        raise Wrong(
+            "the counter: expected tl.debug_barrier() between a program's stores and its addition, got none. Likely "
+            "cause: one thread counts for the whole program, perhaps before the other warps have stored"
+        )
+
+
+@dataclass
+class _Counter:
+    """Memory orders and scopes of atomic operations, and whether one followed a block's stores with no barrier."""
+
+    orders: set[tuple[str, str]] = field(default_factory=set)
+    blocks: bool = False  # stores of more than one number before an operation
+    pending: bool = False
+    unguarded: bool = False
 
 
 @contextlib.contextmanager
-def _orders() -> Iterator[set[tuple[str, str]]]:
-    """Tell the memory orders and scopes of atomic operations inside; in the interpreter they change nothing."""
-    from triton.runtime.interpreter import interpreter_builder
+def _orders() -> Iterator[_Counter]:
+    """Tell the orders of atomic operations inside, and barriers; in the interpreter they change nothing."""
+    from triton.runtime.interpreter import interpreter_builder as builder
 
-    seen, original = set(), interpreter_builder.create_atomic_rmw
+    seen, atomic, store, barrier = _Counter(), *(
+        getattr(builder, name) for name in ("create_atomic_rmw", "create_masked_store", "create_barrier")
+    )  # fmt: skip
 
     def operation(*arguments):
-        seen.add(tuple(setting.name for setting in arguments[-2:]))
-        return original(*arguments)
+        seen.orders.add(tuple(setting.name for setting in arguments[-2:]))
+        seen.unguarded |= seen.pending
+        seen.blocks |= seen.pending
+        return atomic(*arguments)
 
-    with mock.patch.object(interpreter_builder, "create_atomic_rmw", operation):
+    def stored(pointers, *rest, **named):
+        seen.pending = pointers.data.size > 1
+        return store(pointers, *rest, **named)
+
+    def waited():
+        seen.pending = False
+        return barrier()
+
+    changed = dict(create_atomic_rmw=operation, create_masked_store=stored, create_barrier=waited)
+    with mock.patch.multiple(builder, **changed):
         yield seen
 
 

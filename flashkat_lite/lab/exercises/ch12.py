@@ -1,6 +1,7 @@
 """Chapter 12: the error of a staged sum, exact additions, and sums that are accurate or repeat."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,11 @@ from torch import Tensor
 from flashkat_lite.testing import guarded, poisoned
 
 from .. import setup as lab
+from ..counting import Accesses
 from .common import TWICE, Parts, Wrong, exercise, expect_tuple, normal, numbers, same_tensor, timed
-from .kernels import no_adds, repeats, watch
+from .kernels import launches, no_adds, reads_all, repeats, watch
 from .language import tl, triton
+from .rules import Operations
 from .sums import rounding, same_total
 
 
@@ -42,14 +45,24 @@ def what_is_lost(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
     a, b = (torch.rand(2, 2000, generator=g) + 1) * scale * (1 - 2 * torch.randint(2, (2, 2000), generator=g))
     cases = {"the larger number first": _sorted(a, b), "the larger number second": _sorted(a, b)[::-1]}
     for what, (p, q) in cases.items():
-        answer = expect_tuple(f(p.clone(), q.clone()), "s", "e")
+        with Operations() as operations:
+            answer = f(p.clone(), q.clone())
+        answer = expect_tuple(answer, "s", "e")
         for name, part in zip(("s", "e"), answer, strict=True):
             if isinstance(part, Tensor) and part.dtype != torch.float32:
                 raise Wrong(f"{name}: expected dtype torch.float32, got {part.dtype}; do it without float64")
+        made = [(done, tensor) for done, _, tensors in operations.done for tensor in tensors]
+        if wide := [done for done, tensor in made if tensor.dtype == torch.float64]:
+            raise Wrong(f"expected float32 throughout, got float64 from {wide[0]}; do it without float64")
         s = p + q
         # Exponents differ by 21 at most, so 24 + 21 bits: float64 holds the sum exactly.
         e = (p.double() + q.double()) - s.double()
         same_tensor(f"s with {what}", answer[0], s, 0.0)
+        memory = {tensor.untyped_storage().data_ptr() for _, tensor in made}
+        if isinstance(answer[1], Tensor) and answer[1].untyped_storage().data_ptr() not in memory:
+            raise Wrong(
+                f"e with {what}: expected operations of PyTorch, got a tensor made elsewhere; do it without float64"
+            )
         same_tensor(f"e with {what}", answer[1], e, 0.0, {
             "the sign: e is what s lacks": -e,
             "e is always zero: an exact difference of rounded numbers was taken for granted": 0 * e,
@@ -91,8 +104,10 @@ def column_sums_compensated(f: Callable[[Tensor], Tensor]) -> str:
         _check_sums(f"column sums of {name}", f(dy), dy)
     dy = cases["37 rows of 8"]
     _check_sums("a second call", f(dy), dy)
-    no_adds(watch(f, torch.randn(500, 8, generator=g)))
-    timed(f, column_sums_compensated_solution, {"2¹⁹ rows of 96": ((2**19, 96),)}, moves=1, copied=True)
+    seen = watch(f, torch.randn(500, 8, generator=g))
+    no_adds(seen)
+    reads_all(seen, 4000, "500 rows of 8")
+    timed(f, column_sums_compensated_solution, {"2¹⁹ rows of 96": ((2**19, 96),)})
     return "column sums to the last bits, where nearly everything cancels too"
 
 
@@ -146,9 +161,33 @@ def sum_repeatable(f: Callable[[Tensor], Tensor]) -> str:
         same_total(what, got, x, {"right but for rounding: a long chain of additions": chain})
         for _ in range(3 if lab.GPU else 1):
             repeats(what, got, f, x)
-    no_adds(watch(f, normal(65_537, seed=126)))
-    timed(f, sum_repeatable_solution, {"2²⁶ elements": ((2**26,),)}, moves=1, copied=True)
+    x = normal(65_537, seed=126)
+    seen = watch(f, x)
+    no_adds(seen)
+    reads_all(seen, len(x), "65,537 elements")
+    _two_launches(seen)
+    timed(f, sum_repeatable_solution, {"2²⁶ elements": ((2**26,),)})
     return "four lengths, the same bits each time"
+
+
+def _two_launches(seen: Accesses | None) -> None:
+    """Raise Wrong unless a first launch of several programs was seen, and a second that adds (PyTorch's, perhaps)."""
+    if not seen:
+        return
+    stored = {address for addresses, _ in seen.stores for address in addresses.tolist()}
+    later = [
+        name for name, taken, _ in seen.operations.done
+        if re.search("sum|mean|add|dot|mm|matmul", name) and any(t.data_ptr() in stored for t in taken)
+    ]  # fmt: skip
+    found = launches(seen) + len(later)
+    if found != 2:
+        raise Wrong(
+            "the sum of 65,537 elements: expected two launches (PyTorch's sum of what the first one stored is one), "
+            f"got {found}"
+        )
+    again = seen.programs.index((0, 0, 0), 1) if launches(seen) > 1 else len(seen.programs)
+    if again < 2:
+        raise Wrong("the sum of 65,537 elements: expected several programs in the first launch, got 1")
 
 
 @triton.jit

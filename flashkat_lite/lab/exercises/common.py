@@ -1,13 +1,19 @@
 """What checks share: the error that they raise, comparisons that say what is wrong and where, and the clock."""
 
+import contextlib
 import functools
+import itertools
 import math
+import random
+import re
 import sysconfig
 import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,7 +21,8 @@ import torch
 from torch import Tensor
 
 from flashkat_lite import hardware
-from flashkat_lite.testing import guarded
+from flashkat_lite._memory import guard
+from flashkat_lite.testing import Fault, guarded
 
 from ..setup import DEVICE, GPU
 
@@ -59,9 +66,12 @@ def numbers(about: str, *cases: tuple) -> Callable[[Callable[..., Parts]], Calla
             for case in cases:
                 parts, answer = [*right(*case)], f(*case)
                 names = [what.partition(" for ")[0] for what, _, _ in parts]
-                for part, got in zip(parts, expect_tuple(answer, *names) if names[1:] else [answer], strict=True):
-                    what, expected, causes = part
-                    same_number(what, got, expected, causes)
+                answer = expect_tuple(answer, *names) if names[1:] else (answer,)
+                wanted = tuple(expected for _, expected, _ in parts)
+                if names[1:] and answer != wanted and answer[::-1] == wanted:
+                    raise Wrong(f"{parts[0][0]}: right numbers in another order; expected ({', '.join(names)})")
+                for part, got in zip(parts, answer, strict=True):
+                    same_number(part[0], got, *part[1:])
             return about
 
         return check
@@ -81,11 +91,13 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def expect_tuple(answer: Any, *names: str) -> tuple:
-    """Return the answer. Raises Wrong unless it is a tuple with a part for each name."""
-    if isinstance(answer, tuple) and len(answer) == len(names):
-        return answer
-    got = f"a tuple of {len(answer)}" if isinstance(answer, tuple) else repr(answer)
-    got = type(answer).__name__ if isinstance(answer, Tensor) else got
+    """Return the answer as a tuple. Raises Wrong unless it has a part for each name: a tuple, a list or an array."""
+    if type(answer) in (Tensor, np.ndarray) and len(names) > 1 and tuple(answer.shape) == (len(names),):
+        answer = tuple(answer.tolist())
+    if isinstance(answer, tuple | list) and len(answer) == len(names):
+        return tuple(answer)
+    got = f"a {type(answer).__name__} of {len(answer)}" if isinstance(answer, tuple | list) else repr(answer)
+    got = type(answer).__name__ if isinstance(answer, Tensor | np.ndarray) else got
     raise Wrong(f"expected a tuple ({', '.join(names)}), got {got}")
 
 
@@ -94,21 +106,44 @@ def same_number(
 ) -> None:
     """Raise Wrong unless `got` is `expected`: a word or an integer exactly, else to one part in a million.
 
-    causes: {likely cause: the number it leads to}. within: a share of the expected number that is allowed instead.
+    A number of Python, NumPy or PyTorch is one. causes: {likely cause: the number it leads to}; one that leads to the
+    number expected says nothing. within: a share of the expected number that is allowed instead.
     """
     if isinstance(expected, str):
-        if got != expected:
+        if type(got) not in (str, np.str_) or str(got) != expected:
             raise Wrong(f"{what}: expected {expected!r}, got {got!r}")
         return
+    given = got
     if isinstance(got, Tensor | np.ndarray | np.generic) and math.prod(got.shape) == 1:
         got = got.item()
+    if type(got) in (Fraction, Decimal):
+        got = float(got)
     if type(got) not in (int, float):  # a subclass may say that it equals anything
-        raise Wrong(f"{what}: expected a number, got {got!r}")
+        raise Wrong(f"{what}: expected a number, got {given!r}")
     if near(got, expected, within):
         return
-    cause = next((f" Likely cause: {text}." for text, value in (causes or {}).items() if near(got, value, within)), "")
+    close = {text: value for text, value in (causes or {}).items() if not near(value, expected, within)}
+    cause = next((f" Likely cause: {text}." for text, value in close.items() if near(got, value, within)), "")
     expected, got = (f"{value:,.10g}" if isinstance(value, float) else f"{value:,}" for value in (expected, got))
     raise Wrong(f"{what}: expected {expected}{f' (±{within:.0%})' * (within > 1e-6)}, got {got}.{cause}")
+
+
+def as_numbers(what: str, answer: Any, length: int | None = None, kind: str = "numbers") -> list:
+    """Return a list, tuple, array or tensor [n] as a list of Python's numbers. Raises Wrong for anything else.
+
+    length: how many; kind: "integers" or "numbers", for the message.
+    """
+    expected = f"a list of {'' if length is None else f'{length} '}{kind}"
+    if type(answer) in (Tensor, np.ndarray) and len(answer.shape) == 1:
+        answer = answer.tolist()
+    if not isinstance(answer, list | tuple):
+        got = type(answer).__name__ if isinstance(answer, Tensor | np.ndarray) else repr(answer)
+        raise Wrong(f"{what}: expected {expected}, got {got}")
+    values = [v.item() if isinstance(v, Tensor | np.ndarray | np.generic) and v.size else v for v in answer]
+    values = [float(v) if type(v) in (Fraction, Decimal) else v for v in values]
+    if bad := [v for v in values if type(v) not in (int, float)]:
+        raise Wrong(f"{what}: expected {expected}, got {bad[0]!r} among them")
+    return values
 
 
 def near(got: float, expected: float, within: float) -> bool:
@@ -117,19 +152,25 @@ def near(got: float, expected: float, within: float) -> bool:
 
 def same_tensor(
     what: str, got: Any, expected: Tensor, tolerance: Tensor | float,
-    causes: dict[str, Tensor | tuple | None] | None = None, dtype: torch.dtype | None = None,
+    causes: dict[str, Tensor | tuple | None] | None = None, dtype: torch.dtype | None = None, arrays: bool = False,
 ) -> None:  # fmt: skip
     """Raise Wrong unless `got` is `expected` within `tolerance`, in its shape and in `dtype`, without NaN.
+
+    arrays: NumPy's arrays and lists of numbers will do.
 
     tolerance: absolute, elementwise or one for all. dtype: any if None. causes: {likely cause: the tensor it leads to},
     instead of which may stand (tensor, tolerance), or None for any; the first that `got` matches is named.
     """
+    if arrays and type(got) in (np.ndarray, list, tuple):
+        with contextlib.suppress(TypeError, ValueError):
+            got = torch.as_tensor(np.asarray(got))
     if type(got) not in (Tensor, torch.nn.Parameter):  # a subclass may compute what it likes
         raise Wrong(f"{what}: expected a tensor, got {type(got).__name__}")
     if dtype and got.dtype != dtype:
         raise Wrong(f"{what}: expected dtype {dtype}, got {got.dtype}")
     if got.shape != expected.shape:
         raise Wrong(f"{what}: expected shape {list(expected.shape)}, got {list(got.shape)}")
+    narrow = got.dtype == torch.float32 and expected.dtype == torch.float64 and dtype is None
     rounding = min(16 * torch.finfo(got.dtype).eps, 2.0**-5) if got.is_floating_point() else 0.0
     got = got.detach().to(expected.device, torch.float64)
     bound = torch.as_tensor(tolerance, dtype=torch.float64, device=expected.device).expand(expected.shape)
@@ -151,13 +192,26 @@ def same_tensor(
     right, mine = expected[where].item(), got[where].item()
     digits = 7 if f"{right:.7g}" != f"{mine:.7g}" else 17
     cause = next((text for text, wrong in (causes or {}).items() if matches(wrong)), "")
+    if not cause and narrow and bool((error <= 1e-6 * (1 + expected.abs())).all()):
+        cause = "right but for rounding: computed in float32, where float64 was given"
     if got.isnan().any():
-        cause = "a NaN was read: a missing mask, a missing `other`, or memory from `empty` that nothing wrote"
+        cause = _of_nan()
     raise Wrong(
         f"{what}: {int(bad.sum())} of {bad.numel()} are wrong; the first at index {where}: expected "
         f"{right:.{digits}g}, got {mine:.{digits}g} (allowed: ±{bound[where].item():.2g})."
         + (f" Likely cause: {cause}." if cause else "")
     )
+
+
+def _of_nan() -> str:
+    """Return where the NaN of a result comes from, as far as the guard of a kernel's memory has seen it."""
+    read = "a NaN was read: a missing mask, a missing `other`, or memory from `empty` that nothing wrote"
+    if GPU or guard.nan_loaded:
+        return read
+    if guard.nan_stored:
+        return "a NaN was computed: infinity over infinity, infinity minus infinity, or 0/0"
+    unwritten = "memory from `empty` that nothing wrote"
+    return unwritten if guard.launches else f"a NaN was computed, or it is {unwritten}"
 
 
 def same_twice(
@@ -168,6 +222,37 @@ def same_twice(
     same_tensor(what, f(*arguments), expected, tolerance, causes | {TWICE: 2 * expected}, dtype)
     unzeroed = {"the buffer is not zeroed at each call": 2 * expected}
     same_tensor(f"a second call, {what}", f(*arguments), expected, tolerance, unzeroed)
+
+
+# What is said of an error
+
+ADVICE = {
+    r"has no attribute 'get_bf16'": (
+        "arithmetic in bfloat16, which the interpreter does not have: convert first, x.to(tl.float32), and let the "
+        "store convert back"
+    ),
+    r"Unsupported data type": (
+        "an atomic addition to memory of a dtype that has none here, such as 16 bits: keep totals in float32"
+    ),
+    r"(Scalar )?-?\d+ is out of range for type int32": (
+        "a constant of 32 bits whose highest bit is set: write it as int32 has it, -65536 for 0xffff0000, or ~0xffff"
+    ),
+}
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Raise Wrong for what a kernel did with memory, and for errors of the interpreter that are no advice."""
+    try:
+        yield
+    except Fault as fault:
+        raise Wrong(str(fault)) from fault
+    except Exception as error:
+        if type(error).__name__ == "InterpreterError":
+            for pattern, advice in ADVICE.items():
+                if found := re.search(pattern, str(error)):
+                    raise Wrong(f"the kernel stopped ({found[0]}). Likely cause: {advice}.") from error
+        raise
 
 
 # What is shown of an error
@@ -270,57 +355,111 @@ class Speed:
 speeds: list[Speed] = []  # what `timed` found, for `make grade`
 
 
+@dataclass
+class State:
+    """Of the check that runs: whether its counts and its clock are wanted from other processes; `here`: this is one."""
+
+    counted: bool = False
+    timed: bool = False
+    here: bool = False
+
+
+state = State()
+FLOOR = 0.8  # of the time that copying as many bytes takes in the same run: nothing right is faster
+
+
 def speed_band(ratio: float, good: float) -> tuple[str, float]:
-    """Return the band of a time as a multiple of ours, and its share of the points: 0 beyond the last band."""
-    bands = ("excellent", min(1.05, good), 1.0), ("good", good, 1.0), ("fair", 1.5, 0.5), ("slow", 2.0, 0.25)
-    return next(((band, share) for band, most, share in bands if ratio <= most), ("", 0.0))
+    """Return the band of a time as a multiple of ours, and its share of the points: a quarter however slow."""
+    bands = ("excellent", min(1.05, good), 1.0), ("good", good, 1.0), ("fair", 1.5, 0.5)
+    return next(((band, share) for band, most, share in bands if ratio <= most), ("slow", 0.25))
 
 
 def _samples(result: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
     """Return some 65,536 elements of each tensor: all of them in float64 may not fit a small GPU."""
-    tensors = result if isinstance(result, tuple) else (result,)
+    tensors = result if isinstance(result, tuple | list) else (result,)
     return [t.flatten()[:: max(1, t.numel() >> 16)] for t in tensors]
 
 
+def _same_samples(what: str, got: Any, want: Any) -> None:
+    for mine, ours in zip(*(_samples(result) for result in (got, want)), strict=True):
+        same_tensor(what, mine, ours, 2.0**-6 * (1 + ours.abs().max()))
+
+
 def timed(
-    f: Callable, ours: Callable, cases: dict[str, tuple], *,
-    dtype: torch.dtype = torch.float32, good: float = 1.2, moves: int = 0, copied: bool = False,
-) -> None:  # fmt: skip
-    """Print f's time as a multiple of our solution's and its band, for each case; without a GPU, that none was taken.
+    f: Callable, ours: Callable, cases: dict[str, tuple], *, dtype: torch.dtype = torch.float32, good: float = 1.2
+) -> None:
+    """Time f beside our solution, for each case, in a process of its own; without a GPU, print that it was not.
 
     cases: {size: arguments}; an argument is a shape (of normal numbers in `dtype`), a function that makes a tensor, or
-    what it is. good: the multiple up to which all points are given. For the printed line: moves, what a call moves, as
-    a multiple of its first argument's bytes; copied: time a copy of that argument too. Raises Wrong where the time is
-    in no band, or the result is not ours.
+    what it is. good: the multiple of our time up to which all points are given.
     """
     if not GPU:
         print("No GPU here: correctness was checked, speed was not.")
-        return
-    for size, arguments in cases.items():
-        arguments = [_made(argument, dtype) for argument in arguments]
-        for got, want in zip(*(_samples(function(*arguments)) for function in (f, ours)), strict=True):
-            same_tensor(f"{size}, before it is timed", got, want, 2.0**-6 * (1 + want.abs().max()))
-        calls = {"yours": functools.partial(f, *arguments), "ours": functools.partial(ours, *arguments)}
-        moved = dict.fromkeys(calls, moves * arguments[0].nbytes)
-        if copied:
-            out = torch.empty_like(arguments[0])
-            calls["a copy"], moved["a copy"] = functools.partial(out.copy_, arguments[0]), 2 * out.nbytes
-        ms = {name: time.median for name, time in hardware.time_interleaved(calls, seconds=0.2).items()}
-        rates = {name: f" ({moved[name] / t / 1e6:,.0f} GB/s)" if moved[name] else "" for name, t in ms.items()}
-        times = f"{size}: " + ", ".join(f"{name} {t:.3f} ms{rates[name]}" for name, t in ms.items())
-        ratio = ms["yours"] / ms["ours"]
-        band, share = speed_band(ratio, good)
-        if not share:
-            raise Wrong(
-                f"correct, but {ratio:.2f} times as slow as our solution ({times}); within 2 times scores, "
-                f"within {good} counts as good"
-            )
-        end = "." if share == 1 else f", {share:.0%} of the points; {good} is good."
-        speeds.append(Speed(f"{times} ({ratio:.2f}×): {band}{end}", band, share))
-        print(speeds[-1].line)
+    elif state.here:
+        for size, arguments in cases.items():
+            speeds.append(measured(size, f, ours, arguments, dtype, good))
+    else:
+        state.counted = state.timed = True
+
+
+def measured(size: str, f: Callable, ours: Callable, arguments: tuple, dtype: torch.dtype, good: float) -> Speed:
+    """Return f's speed on arguments as `timed` takes them, each call on numbers of its own.
+
+    Raises Wrong where the result before, or that of a timed call chosen at random, is not ours; and where the time is
+    below the floor.
+    """
+    made = [_made(argument, dtype) for argument in arguments]
+    result = f(*made)
+    _same_samples(f"{size}, before it is timed", result, ours(*made))
+    nbytes = sum(t.nbytes for t in [*made, *_tensors(result)] if isinstance(t, Tensor))
+    source = torch.empty(max(1, nbytes // 2), dtype=torch.uint8, device=made[0].device)
+    target, current, chosen = torch.empty_like(source), [made], []
+
+    def refresh():
+        current[1:] = [[_fresh(argument, before, dtype) for argument, before in zip(arguments, made, strict=True)]]
+
+    count = itertools.count(1)
+
+    def yours():
+        result = f(*current[-1])
+        if (
+            current[1:] and random.randrange(next(count)) == 0
+        ):  # each timed call is as likely to be the one that is kept
+            chosen[:] = result, current[-1]
+
+    calls = {"yours": yours, "ours": lambda: ours(*current[-1]), "a copy": lambda: target.copy_(source)}
+    times = hardware.time_interleaved(calls, seconds=0.2, before=refresh)
+    ms = {name: time.median for name, time in times.items()}
+    result, inputs = chosen
+    _same_samples(f"{size}, a timed call", result, ours(*inputs))
+    if nbytes > 2**22 and ms["yours"] < FLOOR * ms["a copy"]:
+        raise Wrong(
+            f"{size}: {ms['yours']:.3f} ms is not believed: copying as many bytes takes {ms['a copy']:.3f} ms. "
+            "Likely cause: the result is not computed in the call"
+        )
+
+    def share_of_copy(name: str) -> str:
+        return f" ({ms['a copy'] / ms[name]:.0%} of a copy's speed)" if nbytes > 2**22 else ""
+
+    parts = [f"{name} {ms[name]:.3f} ms{share_of_copy(name)}" for name in ("yours", "ours")]
+    ratio = ms["yours"] / ms["ours"]
+    band, share = speed_band(ratio, good)
+    end = "." if share == 1 else f", {share:.0%} of the points; {good} is good."
+    return Speed(f"{size}: {', '.join(parts)}, a copy {ms['a copy']:.3f} ms ({ratio:.2f}×): {band}{end}", band, share)
+
+
+def _tensors(result: Any) -> list:
+    return list(result) if isinstance(result, tuple | list) else [result]
 
 
 def _made(argument: Any, dtype: torch.dtype) -> Any:
     if isinstance(argument, tuple):
         return torch.randn(argument, device=DEVICE).to(dtype)
     return argument() if callable(argument) else argument
+
+
+def _fresh(argument: Any, before: Any, dtype: torch.dtype) -> Any:
+    """Return another argument of its kind: new numbers, or those of a given tensor in another order."""
+    if isinstance(argument, Tensor):
+        return before.roll(random.randrange(1, max(2, before.numel())))
+    return _made(argument, dtype)

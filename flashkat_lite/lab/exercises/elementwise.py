@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashkat_lite.testing import MARGIN, guarded
+from flashkat_lite.testing import guarded
 
 from .common import Wrong, same_number, same_tensor
-from .kernels import watch
+from .kernels import stored, watch
 
 SHAPES = {
     "3 rows of 7 float32": (3, 7, torch.float32),
@@ -36,20 +36,28 @@ def same_elements(
     if isinstance(got, Tensor) and got.dtype != x.dtype:
         raise Wrong(f"{what}: expected {x.dtype}, as x; got {got.dtype}")
     same_tensor(what, got, expected, bound + torch.finfo(x.dtype).eps * expected.abs(), causes)
+    if not got.is_contiguous():
+        raise Wrong(
+            f"{what}: expected a contiguous tensor, got strides {got.stride()}. Likely cause: empty_like(x) keeps x's "
+            "strides; torch.empty(x.shape, …) does not"
+        )
 
 
-def read_once(f: Callable, arguments: tuple, x: Tensor, name: str, stored: bool = True) -> None:
-    """In the interpreter, raise Wrong unless a kernel reads x where it lies, and each element once.
+def read_once(f: Callable, arguments: tuple, tensors: dict[str, Tensor], name: str) -> None:
+    """In the interpreter, raise Wrong unless a kernel reads tensors where they lie, and each element once.
 
-    stored: elements that kernels store must be as many.
+    Elements that kernels store must be as many as one of them has.
     """
     if seen := watch(f, *arguments):
-        loads, stores = (trace.nbytes // x.itemsize for trace in (seen.loads.of(x, MARGIN), seen.stores))
-        if not loads or not stores:
-            raise Wrong("expected a Triton kernel that reads x where it lies, without a copy of x: no kernel read x")
-        causes = {"x is read twice": 2 * x.numel()}
-        if loads % x.numel():
-            causes["positions outside of the tensor load too: a mask is missing"] = loads
-        same_number(f"elements of x loaded for {name}", loads, x.numel(), causes)
-        if stored:
-            same_number(f"elements stored for {name}", stores, x.numel(), {"y is written twice": 2 * x.numel()})
+        for what, tensor in tensors.items():
+            loads = seen.loads.of(tensor).nbytes // tensor.itemsize
+            if not loads:
+                raise Wrong(
+                    f"expected a Triton kernel that reads {what} where it lies, without a copy of {what}: no kernel "
+                    f"read {what}"
+                )
+            causes = {f"{what} is read twice": 2 * tensor.numel()}
+            same_number(f"elements of {what} loaded for {name}", loads, tensor.numel(), causes)
+        stores, count = seen.stores.nbytes // tensor.itemsize, tensor.numel()
+        same_number(f"elements stored for {name}", stores, count, {"y is written twice": 2 * count})
+        stored(seen, **{f"the result for {name}": seen.result})

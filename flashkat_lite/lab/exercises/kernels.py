@@ -1,19 +1,40 @@
 """What kernels do: watched in Triton's interpreter, and asked for the same bits again."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flashkat_lite._torch import interpreted
+from flashkat_lite.testing import watching
+
+from .. import compiling
 from ..counting import Accesses, Trace, accesses
 from ..setup import GPU
-from .common import Wrong
+from .common import Wrong, state
+from .rules import Operations
 
-RACE = (
-    "Likely cause: PyTorch adds, or a load, an addition and a store, between which another program's addition is lost"
-)
+
+@contextlib.contextmanager
+def guarded_and_compiled() -> Iterator[None]:
+    """Where kernels are interpreted: guard memory inside, and raise Wrong unless each that ran would compile too."""
+    if GPU or "triton" not in sys.modules or not interpreted():
+        yield
+        return
+    launches = compiling.Launches()
+    with watching(launch=launches):
+        yield
+    try:
+        word = launches.requests and compiling.refused(launches)
+    except OSError:
+        print("Triton's compiler is not here: whether your kernel compiles for a GPU was not checked.")
+        return
+    if word:
+        raise Wrong(f"right in the interpreter, but it would not compile for a GPU (sm_90). {word}")
 
 
 def same_bits(what: str, first: Tensor, again: Tensor, where: str) -> None:
@@ -38,33 +59,135 @@ def repeats(what: str, first: Tensor, f: Callable[..., Tensor], *arguments: Any)
 
 
 def watch(f: Callable, *arguments: Any) -> Accesses | None:
-    """Return what the kernels of a call do, in the interpreter; None on a GPU, which does not tell."""
+    """Return what kernels and PyTorch do in a call, in the interpreter; None on a GPU, which does not tell.
+
+    There it is seen that kernels are launched at all, and the rest is counted in a process beside.
+    """
     if GPU:
+        state.counted = True
+        if not launched(f, *arguments):
+            raise Wrong("expected a Triton kernel, got none: nothing was launched by Triton")
         return None
-    with accesses() as seen, np.errstate(over="ignore"):  # an exp may be infinite, and rightly so
-        f(*arguments)
+    with accesses() as seen, Operations() as operations, np.errstate(over="ignore"):  # an exp may be infinite, rightly
+        seen.result = f(*arguments)
+    seen.operations = operations
     return seen
+
+
+def launched(f: Callable, *arguments: Any) -> int:
+    """Return how many kernels of Triton's a call launches on a GPU."""
+    from triton import knobs
+
+    names = []
+
+    def tell(metadata):
+        names.append(metadata)
+
+    knobs.runtime.launch_enter_hook.add(tell)
+    try:
+        f(*arguments)
+    finally:
+        knobs.runtime.launch_enter_hook.remove(tell)
+    return len(names)
+
+
+def launches(seen: Accesses) -> int:
+    """Return how often kernels were launched."""
+    return seen.programs.count((0, 0, 0))
+
+
+def ran(seen: Accesses) -> None:
+    """Raise Wrong unless a kernel was seen to run."""
+    if not seen.programs:
+        raise Wrong("expected a Triton kernel, got none: no program ran")
+
+
+def reads_all(seen: Accesses | None, count: int, what: str) -> None:
+    """Raise Wrong unless kernels were seen to load `count` elements or more, each from an address of its own."""
+    if not seen:
+        return
+    ran(seen)
+    loaded = [addresses for addresses, _ in seen.loads]
+    found = np.unique(np.concatenate(loaded)).size if loaded else 0
+    if found < count:
+        raise Wrong(
+            f"{what}: expected Triton kernels that read all {count:,} elements, got {found:,}. Likely cause: PyTorch "
+            "does the rest"
+        )
+
+
+def reads_once(seen: Accesses | None, tensors: dict[str, Tensor], size: str, cause: str) -> None:
+    """Raise Wrong unless kernels read each element of these contiguous tensors once, and PyTorch none."""
+    if not seen:
+        return
+    ran(seen)
+    for name, tensor in tensors.items():
+        reads = seen.loads.of(tensor).elements
+        if reads != tensor.numel():
+            raise Wrong(
+                f"elements of {name} read for {size}: expected each once, {tensor.numel():,}, got {reads:,}. Likely "
+                f"cause: {cause}"
+            )
+        if also := seen.operations.that_read(tensor):
+            raise Wrong(f"{name} for {size}: expected one reading, by a kernel; PyTorch's {also[0]} reads it as well")
+
+
+def stored(seen: Accesses | None, **tensors: Tensor) -> None:
+    """Raise Wrong unless kernels were seen to store every element of these results, by name."""
+    if not seen:
+        return
+    ran(seen)
+    for name, tensor in tensors.items():
+        found = seen.stores.of(tensor).elements
+        if found < tensor.numel():
+            raise Wrong(
+                f"{name}: expected {tensor.numel():,} elements stored by a kernel, got {found:,}. Likely cause: "
+                "PyTorch makes the result"
+            )
 
 
 def no_adds(seen: Accesses | None, advice: str = "store partial sums and add them in order") -> None:
     """Raise Wrong unless a kernel was seen to run, without atomic additions."""
-    if seen and not seen.programs:
-        raise Wrong("expected a Triton kernel, got none: no program ran")
-    if seen and seen.adds.elements:
-        raise Wrong(f"expected no atomic additions, got {seen.adds.elements:,}: {advice}")
+    if seen:
+        ran(seen)
+        if seen.adds.elements:
+            raise Wrong(f"expected no atomic additions, got {seen.adds.elements:,}: {advice}")
 
 
 def atomic_adds(seen: Accesses | None) -> Trace | None:
     """Return the atomic additions that were seen. Raises Wrong if there are none."""
-    if seen and not seen.adds.elements:
-        raise Wrong(f"expected atomic additions in a Triton kernel, got none. {RACE}")
+    if seen:
+        ran(seen)
+        if not seen.adds.elements:
+            raise Wrong("expected atomic additions in a Triton kernel, got none. Likely cause: PyTorch adds")
     return seen and seen.adds
 
 
-def few_adds(seen: Accesses | None, most: int, what: str, cause: str = "") -> None:
-    """Raise Wrong unless atomic additions were seen, and at most so many."""
+def few_adds(
+    seen: Accesses | None,
+    count: int,
+    most: int,
+    what: str,
+    cause: str = "",
+    *,
+    spare: int = 0,
+    stored: int | None = None,
+) -> None:
+    """Raise Wrong unless kernels were seen to sum `count` elements, with at most `most` atomic additions or with none.
+
+    spare: additions more, for a last block that is not full. stored: the most numbers that kernels may store for
+    PyTorch to add; else half as many as there are elements.
+    """
+    if not seen:
+        return
+    ran(seen)
     expected = f"{what}: expected at most {most:,} atomic additions"
-    if seen and not seen.adds.elements:
-        raise Wrong(f"{expected}, got none. {RACE}")
-    if seen and seen.adds.elements > most:
+    if seen.adds.elements > most + spare:
         raise Wrong(f"{expected}, got {seen.adds.elements:,}.{cause and f' Likely cause: {cause}'}")
+    reads_all(seen, count, what)
+    limit = count // 2 if stored is None else stored
+    if seen.stores.elements + seen.adds.elements > limit + spare:
+        raise Wrong(
+            f"{what}: expected sums from the kernels, {limit:,} numbers or fewer, got {seen.stores.elements:,} stored. "
+            "Likely cause: PyTorch adds what a kernel has hardly summed"
+        )

@@ -1,0 +1,186 @@
+"""On a GPU: the same check in the interpreter, in a process beside, and the clock in another.
+
+A GPU does not tell what a kernel reads, adds or stores. So a student's functions go, by their text, to a process
+without a GPU, which checks them as on any machine; and to one with it, where nothing of the notebook is, which times.
+"""
+
+import ast
+import atexit
+import contextlib
+import importlib.util
+import inspect
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashkat_lite import console
+
+from ..compiling import Source
+from . import common
+from .common import Speed, Wrong
+
+START = "answer: "
+WITHOUT = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+class Answer(Source):
+    """The text of a module that defines a student's functions and all that they use."""
+
+    def value(self, value: Any) -> str:
+        if isinstance(value, torch.dtype | torch.device):
+            self.add("torch", torch)
+            return repr(value) if isinstance(value, torch.dtype) else f"torch.{value!r}"
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{self.value(k)}: {self.value(v)}" for k, v in value.items()) + "}"
+        return super().value(value)
+
+    def add(self, name: str, value: Any) -> None:
+        if name in self.seen:
+            return
+        function = inspect.unwrap(value) if callable(value) else value
+        while hasattr(function, "fn"):
+            function = function.fn
+        if inspect.ismodule(value) or not isinstance(function, types.FunctionType | type):
+            super().add(name, value)
+        elif not _is_students(function):
+            self.seen.add(name)
+            self.lines.append(f"from {function.__module__} import {function.__name__} as {name}")
+        else:
+            self.seen.add(name)
+            self.copy(name, function)
+
+    def copy(self, name: str, function: Any) -> None:
+        if function.__name__ == "<lambda>" or getattr(function, "__closure__", None):
+            raise ValueError(f"{function.__name__}: define it with def, outside of any other function")
+        text, module = inspect.getsource(function), sys.modules[function.__module__].__dict__
+        used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}  # in defaults, too
+        for one in sorted(used & module.keys() - self.seen):
+            self.global_(one, module[one], module.get("__annotations__", {}).get(one))
+        self.lines.append(text)
+        if function.__name__ != name:
+            self.lines.append(f"{name} = {function.__name__}")
+
+    def global_(self, name: str, value: Any, annotation: Any) -> None:
+        if inspect.ismodule(value) or hasattr(value, "fn") or isinstance(value, types.FunctionType | type):
+            self.add(name, value)
+        else:
+            super().global_(name, value, annotation)
+
+
+def _is_students(function: Any) -> bool:
+    package, module = common.LAB.partition(".")[0], sys.modules.get(function.__module__)
+    file = getattr(module, "__file__", None) or ""
+    return function.__module__.partition(".")[0] != package and not file.startswith(common.LIBRARIES)
+
+
+def text_of(answers: tuple) -> tuple[str, list[str]]:
+    """Return a module's text and the names of the answers in it. Raises Wrong for what cannot be had by its text."""
+    answer, names = Answer(), []
+    for given in answers:
+        try:
+            if not isinstance(given, types.FunctionType):
+                raise ValueError(f"{given!r} is no function")
+            answer.add(given.__name__, given)
+        except (ValueError, OSError, TypeError) as error:
+            raise Wrong(
+                f"your function could not be taken to the process that counts ({error}). Likely cause: it uses what "
+                "has no text, such as a tensor made outside; define functions, kernels and constants in cells"
+            ) from None
+        names.append(given.__name__)
+    return "\n".join(answer.lines) + "\n", names
+
+
+class Process:
+    """A process that checks answers; kept for the next check, and ended with this one."""
+
+    def __init__(self, environment: dict[str, str]):
+        path = os.pathsep.join(p for p in sys.path if p)
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **environment}
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
+        command = console.python("lab.exercises.beside", "serve()")
+        self.process = subprocess.Popen(command, env=environment, **pipes)
+
+    def __call__(self, number: str, text: str, names: list[str], clock: bool) -> dict[str, Any]:
+        try:
+            asked = {"number": number, "text": text, "names": names, "clock": clock}
+            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+            while line and not line.startswith(START):  # what importing the lab shows
+                line = self.process.stdout.readline()
+            return json.loads(line.removeprefix(START))
+        except (OSError, ValueError):
+            self.process.kill()
+            return {"wrong": f"the process that checks beside this one ended with status {self.process.wait()}"}
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.stdin.close()
+            self.process.wait()
+
+
+_processes: dict[str, Process] = {}
+
+
+def _process(kind: str) -> Process:
+    if kind not in _processes or _processes[kind].process.poll() is not None:
+        _processes[kind] = Process(WITHOUT if kind == "interpreter" else {})
+    return _processes[kind]
+
+
+@atexit.register
+def _close() -> None:
+    for process in _processes.values():
+        process.close()
+
+
+def judged(number: str, answers: tuple, clock: bool) -> str:
+    """Return what is right of answers by the interpreter's count; with `clock`, time them too. Raises Wrong."""
+    text, names = text_of(answers)
+    counted = _process("interpreter")(number, text, names, False)
+    if "wrong" in counted:
+        raise Wrong(f"right on the GPU; in the interpreter, which counts: {counted['wrong']}")
+    if clock:
+        took = _process("clock")(number, text, names, True)
+        if "wrong" in took:
+            raise Wrong(took["wrong"])
+        for speed in took["speeds"]:
+            common.speeds.append(Speed(*speed))
+            print(speed[0])
+    return counted["right"]
+
+
+def serve() -> None:
+    answers, sys.stdout = sys.stdout, io.StringIO()
+    for line in sys.stdin:
+        print(START + json.dumps(answer(json.loads(line))), file=answers, flush=True)
+
+
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
+    from . import right
+
+    common.state.here = True
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "answer.py"
+        path.write_text(asked["text"], encoding="utf-8")
+        spec = importlib.util.spec_from_file_location("answer", path)
+        sys.modules["answer"] = module = importlib.util.module_from_spec(spec)
+        common.speeds.clear()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                spec.loader.exec_module(module)
+                said = right(asked["number"], *(getattr(module, name) for name in asked["names"]))
+        except Wrong as wrong:
+            return {"wrong": str(wrong)}
+        except BaseException as error:
+            return {"wrong": f"{type(error).__name__}: {error}"}
+        speeds = [[speed.line, speed.band, speed.share] for speed in common.speeds]
+        return {"right": said, "speeds": speeds if asked["clock"] else []}
