@@ -8,8 +8,11 @@ import json
 from ..paths import ROOT
 from . import PACKAGE, code_cells, tags
 
-# Presentation: a changed colour must not send a chapter back to the GPU.
-UNHASHED = (f"{PACKAGE}.lab", f"{PACKAGE}.__main__")
+# Presentation, and what runs where there is no GPU: neither must send a chapter back to one.
+UNHASHED = (
+    f"{PACKAGE}.lab",
+    *(f"{PACKAGE}.{name}" for name in ("__main__", "console", "_interpreter", "_memory", "_standin")),
+)
 
 
 def parse(source):
