@@ -22,6 +22,7 @@ from .. import WITHOUT_IT, notebooks
 from ..address import branch, repository
 from ..notebooks.status import write_status_page
 from ..paths import BUILD, ROOT
+from .compilers_page import write_compilers_page
 from .records_page import write_records_page
 from .vendor import vendor
 
@@ -124,6 +125,7 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     write_status_page()
     write_records_page()
+    write_compilers_page()
     vendored = vendor()
     base = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config = yaml.safe_dump(effective_config(base, os.environ, vendored), sort_keys=False)
