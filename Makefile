@@ -22,7 +22,7 @@ given = $(if $(filter command,$(origin $1)),$($1))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
 
 .PHONY: help book serve test standin mutants lint execute bench compare record lab student grade colab wheelhouse wheel hub release-check \
-  release-files publish anew
+  release-files publish anew newest-tests newest-compiler
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -47,6 +47,18 @@ test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
 
 standin: $(READY)  ## tests of kernels and exercises with a stand-in for Triton's compiled module, as on macOS and Windows
 	@"$(PY)" book/tools standin --test $(or $(call given,ARGS),-n "$(JOBS)")
+
+# The newest Triton of the index, beside the pinned one.
+NEWEST := _build/newest
+newest = "$(PY)" -m pip install -q --no-deps --upgrade --target "$(NEWEST)" triton && \
+  PYTHONPATH="$(CURDIR)/$(NEWEST)$${PYTHONPATH:+:$$PYTHONPATH}" "$(PY)" book/tools
+
+newest-tests: export OMP_NUM_THREADS := 1
+newest-tests: $(READY)  ## the tests that depend on Triton, under the newest: half an hour on 2 cores
+	@$(newest) tested --check
+
+newest-compiler: $(READY)  ## what the newest Triton makes of every kernel: fails on a spill or on 5 % more instructions
+	@$(newest) compilers --check
 
 mutants: $(READY)  ## seed faults, one at a time in a copy, and see the tests find each: about ten minutes on 2 cores
 	@"$(PY)" book/tools mutants $(call given,ARGS)

@@ -5,7 +5,9 @@ import gc
 import itertools
 import json
 import os
+import platform
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from filelock import FileLock
 import tools  # noqa: F401 (before nbformat: see there)
 
 ROOT = Path(__file__).resolve().parents[1]
+NAMED = ("torch", "triton", "triton-windows", "numpy")
 os.environ["PYTHONIOENCODING"] = "utf-8"  # of programs that tests run and read
 
 
@@ -46,6 +49,13 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """What was imported stays: a fifth of some tests' time was the search for garbage among it."""
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says what the tests were run with, where -q hides the header; asks what is installed, and imports nothing."""
+    found = [next(metadata.distributions(name=name), None) for name in NAMED]
+    versions = [f"{package.name} {package.version}" for package in found if package]
+    terminalreporter.write_line(f"run with Python {platform.python_version()}, {', '.join(versions)}")
 
 
 @pytest.fixture(scope="session")

@@ -265,13 +265,13 @@ def launch_size(layout: RowLayout, coefficients: int, x_bytes: int, capability: 
     STAGES = 0: the next rows are loaded by hand, into registers. The fastest of some forty on an H100, for float32 x
     and 50,432 rows, at 192, 384 and 768 columns (2026-11-28). Programs are as small as a row allows, since warps of one
     program wait for one another. Twelve warps on a multiprocessor leave a thread 168 registers: enough for these sums,
-    but not on Blackwell, whose compiler pairs multiply-adds.
+    but not on Blackwell, whose compiler pairs multiply-adds, nor before Hopper, where Triton 3.6 spills with them.
     """
     if capability >= 100:
         return 4, 2, 3
     few = layout.chunks * layout.vector <= 12 and coefficients <= 10
     if layout.lanes <= 32:
-        return 1, 12 if few else 8, 0
+        return 1, (12 if capability >= 90 else 10) if few else 8, 0
     return 2, 6 if few else 4, 3 if x_bytes == 4 else 0
 
 

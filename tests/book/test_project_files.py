@@ -157,6 +157,17 @@ def test_make_grade_takes_no_folder_from_somebody_elses_variable(make):
     assert make("grade", OUT="/elsewhere", ARGS="--cell 1", SUBMISSIONS="") == ["book/tools", "grade", "--", ""]
 
 
+@pytest.mark.parametrize("before", ["", "/mine"])
+def test_make_puts_the_newest_triton_in_front_of_the_pinned_one(make, tmp_path, before):
+    (tmp_path / "my python").write_text('#!/bin/sh\nprintf "%s\\0" "$PYTHONPATH" "$@"\n', encoding="utf-8")
+    for target, command in (("newest-compiler", "compilers"), ("newest-tests", "tested")):
+        words = make(target, PYTHONPATH=before)
+        folder = ROOT / words[words.index("--target") + 1]
+        assert words[0] == before and words[1:3] == ["-m", "pip"]
+        assert words[-4].split(os.pathsep) == [str(folder), *filter(None, [before])]
+        assert words[-3:] == ["book/tools", command, "--check"]
+
+
 def test_make_takes_several_chapters_and_one_port(make):
     assert make("execute", "CHAPTERS=07 09") == ["book/tools", "execute", "07", "09"]
     assert make("serve", "PORT=90 00")[-1] == "90 00"

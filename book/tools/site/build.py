@@ -23,6 +23,7 @@ from ..address import branch, repository
 from ..notebooks.claims import write_claims_page
 from ..notebooks.status import write_status_page
 from ..paths import BUILD, ROOT
+from .compilers_page import write_compilers_page
 from .records_page import write_records_page
 from .sizes_page import write_sizes_page
 from .vendor import vendor
@@ -128,6 +129,7 @@ def main() -> None:
     write_claims_page()
     write_records_page()
     write_sizes_page()
+    write_compilers_page()
     vendored = vendor()
     base = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config = yaml.safe_dump(effective_config(base, os.environ, vendored), sort_keys=False)

@@ -11,7 +11,8 @@ from ..paths import ROOT
 PAGE = """# Recorded measurements
 
 Measurements that no single notebook can make, or that a reader without a GPU is shown, are kept in `book/data`, a
-folder for each GPU, each with its device, driver, versions, date and command. Where a table or a figure says
+folder for each GPU, each with its device, driver, versions, date and command; what needs no GPU is in
+`book/data/compilers`, which {{doc}}`/book/compilers` shows. Where a table or a figure says
 *recorded on*, it comes from here. The command, on such a machine, makes the record again; `make compare` tells by how
 much its ratios have moved, before `make record` puts it in place of the older one. A record that no page shows went
 into the package: launch sizes come from a sweep.
@@ -37,6 +38,7 @@ def write_records_page(root=ROOT):
 def shown_in(root=ROOT):
     """The pages that show each experiment: the chapters whose code reads it, and what tools write from it."""
     found = {name: list(pages) for name, pages in WRITTEN.items()}
+    found |= {path.stem: ["/book/compilers"] for path in root.glob("book/data/compilers/*.json")}
     for path in notebooks.chapters(root):
         for name in sorted(experiments(notebooks.read(path))):
             found.setdefault(name, []).append(f"/chapters/{path.stem}")
