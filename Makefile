@@ -42,7 +42,7 @@ test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
 	@"$(PY)" -m flashkat_lite doctor --optional
 	@"$(PY)" -m pytest -n "$(JOBS)" tests/kernels
 	@"$(PY)" -m pytest -n "$(JOBS)" tests/exercises
-	@"$(PY)" book/tools standin --test -n "$(JOBS)" -m standin
+	@"$(PY)" book/tools standin --test -n 2 -m standin
 	@"$(PY)" -m pytest -n "$(JOBS)" --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
 
 standin: $(READY)  ## tests of kernels and exercises with a stand-in for Triton's compiled module, as on macOS and Windows

@@ -18,12 +18,14 @@ FOLDER = Path(sys.prefix) / "share" / "flashkat-triton"
 
 
 def folder() -> Path | None:
-    """Return the folder with Triton's Python files where the stand-in is to be used: there is no compiled Triton.
+    """Return the folder with Triton's Python files where a stand-in serves, or would: there is no compiled Triton.
 
-    FLASHKAT_STANDIN names another folder, and prefers it to an installed Triton.
+    FLASHKAT_STANDIN names another folder, and prefers it to a Triton that is installed and not yet imported.
     """
     chosen = os.environ.get("FLASHKAT_STANDIN")
-    if not chosen and "triton" not in sys.modules and importlib.util.find_spec("triton"):
+    if standing_in():
+        return Path(sys.modules["triton"].__file__).parents[1]
+    if sys.modules.get("triton") or (not chosen and importlib.util.find_spec("triton")):
         return None
     place = Path(chosen or FOLDER)
     return place if (place / "triton" / "__init__.py").is_file() else None
@@ -38,7 +40,8 @@ def version(place: Path | None) -> str | None:
 
 def standing_in() -> bool:
     """Return whether the stand-in is what `import triton` has loaded."""
-    return type(sys.modules.get("triton._C.libtriton")).__module__ == f"{__package__}._standin"
+    compiled = sys.modules.get("triton._C.libtriton")
+    return compiled is not None and not hasattr(compiled, "__file__")
 
 
 def activate() -> bool:
@@ -49,7 +52,7 @@ def activate() -> bool:
     """
     if standing_in():
         return True
-    place = folder() if interpreted() and sys.modules.get("triton") is None else None
+    place = folder() if interpreted() else None
     if place is None:
         return False
     from . import _standin

@@ -143,7 +143,7 @@ def _chosen(mask: np.ndarray, shape: tuple[int, ...], *arrays: np.ndarray) -> li
 
 
 def load(pointers: np.ndarray, mask: np.ndarray, other: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    mask, dtype = np.asarray(mask, dtype=bool), np.dtype(dtype)
+    pointers, mask, dtype = np.asarray(pointers, np.uint64), np.asarray(mask, bool), np.dtype(dtype)
     if mask.all():
         return _read(pointers.ravel(), dtype).reshape(pointers.shape)
     loaded = np.array(np.broadcast_to(other, pointers.shape), dtype=dtype)
@@ -153,14 +153,15 @@ def load(pointers: np.ndarray, mask: np.ndarray, other: np.ndarray, dtype: np.dt
 
 
 def store(pointers: np.ndarray, values: np.ndarray, mask: np.ndarray) -> None:
-    _write(*_chosen(np.asarray(mask, dtype=bool), pointers.shape, pointers, np.asarray(values)))
+    pointers, mask = np.asarray(pointers, np.uint64), np.asarray(mask, bool)
+    _write(*_chosen(mask, pointers.shape, pointers, np.asarray(values)))
 
 
 # Atomic operations: one element after another, in order, each seeing what those before it left
 
 
 def atomic_rmw(op: enum.Enum, pointers: np.ndarray, values: np.ndarray, mask: np.ndarray, sem: Any) -> np.ndarray:
-    mask, values = np.asarray(mask, dtype=bool), np.asarray(values)
+    pointers, mask, values = np.asarray(pointers, np.uint64), np.asarray(mask, bool), np.asarray(values)
     active, operands = _chosen(mask, pointers.shape, pointers, values)
     if active.size == pointers.size:
         return _in_turn(op.name, active, operands).reshape(pointers.shape)
@@ -244,7 +245,7 @@ def atomic_cas(pointers: np.ndarray, expected: np.ndarray, values: np.ndarray, s
     )
     before = np.empty(pointers.size, bits)
     for k, pointer in enumerate(pointers.ravel()):
-        here = np.array([pointer])
+        here = np.array([pointer], np.uint64)
         before[k] = _read(here, bits)[0]
         if before[k] == wanted[k]:
             _write(here, fresh[k : k + 1])
