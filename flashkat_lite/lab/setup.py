@@ -69,7 +69,8 @@ def _wait_for_turn(path: str) -> None:
 
 
 if GPU and os.environ.get("FLASHKAT_TURN"):
-    _wait_for_turn(os.environ["FLASHKAT_TURN"])  # before anything that opens the GPU
+    # Before anything that opens the GPU; processes of this one have its turn too.
+    _wait_for_turn(os.environ.pop("FLASHKAT_TURN"))
 
 
 def _half() -> torch.dtype:
@@ -126,7 +127,7 @@ def _set_up() -> None:
     console.settle()  # before Triton and Matplotlib look where to keep things
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
     if os.environ.get("FLASHKAT_TELL_MEMORY"):
-        _tell_memory(os.environ["FLASHKAT_TELL_MEMORY"])
+        _tell_memory(os.environ.pop("FLASHKAT_TELL_MEMORY"))
     if GPU and importlib.util.find_spec("triton") is None:
         advice = "<code>pip install triton-windows</code>" if os.name == "nt" else "install it"
         note(f"A {torch.cuda.get_device_name()}, but no Triton: kernel cells do not run. For them {advice}.")

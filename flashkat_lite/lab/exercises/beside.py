@@ -7,6 +7,7 @@ without a GPU, which checks them as on any machine; and to one with it, where no
 import ast
 import atexit
 import contextlib
+import dis
 import importlib.util
 import inspect
 import io
@@ -15,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 import types
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ class Answer(Source):
         if function.__name__ == "<lambda>" or getattr(function, "__closure__", None):
             raise ValueError(f"{function.__name__}: define it with def, outside of any other function")
         text, module = inspect.getsource(function), sys.modules[function.__module__].__dict__
-        used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}  # in defaults, too
+        used = _globals(function, ast.parse(textwrap.dedent(text)).body[0])
         for one in sorted(used & module.keys() - self.seen):
             self.global_(one, module[one], module.get("__annotations__", {}).get(one))
         self.lines.append(text)
@@ -73,6 +75,18 @@ class Answer(Source):
             self.add(name, value)
         else:
             super().global_(name, value, annotation)
+
+
+def _globals(function: types.FunctionType | type, node: ast.AST) -> set[str]:
+    """Return the names that a function or class looks for outside of itself: its own variables hide a notebook's."""
+    if not isinstance(node, ast.FunctionDef):
+        return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    head = [*node.decorator_list, node.args, *([node.returns] if node.returns else [])]
+    codes, names = [function.__code__], {p.id for h in head for p in ast.walk(h) if isinstance(p, ast.Name)}
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        names |= {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return names
 
 
 def _is_students(function: Any) -> bool:

@@ -14,7 +14,7 @@ from flashkat_lite.testing import watching
 
 from .. import compiling
 from ..counting import Accesses, Trace, accesses
-from ..setup import GPU
+from ..setup import DEVICE, GPU
 from .common import Wrong, state
 from .rules import Operations
 
@@ -65,7 +65,7 @@ def watch(f: Callable, *arguments: Any) -> Accesses | None:
     """
     if GPU:
         state.counted = True
-        if not launched(f, *arguments):
+        if not launched(f, *(t.to(DEVICE) if isinstance(t, Tensor) else t for t in arguments)):
             raise Wrong("expected a Triton kernel, got none: nothing was launched by Triton")
         return None
     with accesses() as seen, Operations() as operations, np.errstate(over="ignore"):  # an exp may be infinite, rightly
