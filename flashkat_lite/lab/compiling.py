@@ -186,8 +186,9 @@ def _said(key: str) -> dict[str, str]:
         _process.stdin.write(key + "\n")
         _process.stdin.flush()
         return json.loads(_process.stdout.readline())
-    except (OSError, ValueError):  # LLVM takes its process down
-        return {"refused": f"the compiler ended with status {_process.wait()}", "line": ""}
+    except (OSError, ValueError):  # it took its process down, or there is none that can start
+        _process.kill()
+        return {"unavailable": f"the compiler ended with status {_process.wait()}"}
 
 
 @atexit.register

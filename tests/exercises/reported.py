@@ -116,12 +116,12 @@ def transposed(x, tile):
 
 def column_sums(dy, kind="right", rows=64, dtype=torch.float32):
     out = torch.zeros(dy.shape[1], dtype=dtype)
-    grid = triton.cdiv(dy.shape[0], rows), triton.cdiv(dy.shape[1], 16)
-    launch(f"columns: {kind}", grid, dy, out, *dy.shape, *dy.stride(), ROWS=rows, COLUMNS=16)
+    grid = triton.cdiv(dy.shape[0], rows), triton.cdiv(dy.shape[1], 32)
+    launch(f"columns: {kind}", grid, dy, out, *dy.shape, *dy.stride(), ROWS=rows, COLUMNS=32)
     return out
 
 
-def partial_sums(dy, programs=64, rows=64):
+def partial_sums(dy, programs=32, rows=128):
     wide = triton.next_power_of_2(dy.shape[1])
     programs = min(programs, triton.cdiv(dy.shape[0], rows))
     partial = torch.empty(programs, dy.shape[1])
@@ -281,7 +281,7 @@ RIGHT = {
     "04-3": [silu],
     "04-4": [gelu, lambda x: gelu(x, block=4096)],
     "05-1": [lambda *case: np.int64(ch05.sectors(*case))],
-    "05-4": [lambda x: transposed(x, 8), lambda x: transposed(x, 32)],
+    "05-4": [lambda x: transposed(x, 64)],
     "06-1": [lambda *case: list(ch06.limit(*case))],
     "06-2": [index_sums],
     "06-3": [counts, lambda values, bins: counts(values, bins, "right")],
@@ -290,7 +290,7 @@ RIGHT = {
     "07-4": [lambda dy: one_an_element(dy, copies=512, block=1024)],
     "08-4": [weighted, lambda *case: weighted(*case, kind="stored", block=2048)],
     "09-3": [column_sums, lambda dy: column_sums(dy, dtype=torch.float64, rows=128).float()],
-    "09-4": [partial_sums, lambda dy: partial_sums(dy, programs=1, rows=256)],
+    "09-4": [partial_sums, lambda dy: partial_sums(dy, programs=1, rows=512)],
     "10-3": [scale_backward, lambda *case: scale_backward(*case, programs=2)],
     "10-4": [finished],
     "11-2": [
@@ -356,7 +356,6 @@ WRONG = {
     ],
     "05-2": [(lambda *case: ch05.programs(case[0] * 1e-9, *case[1:]), "with no other factor")],
     "05-4": [
-        (lambda x: transposed(x, 4), "its loads touch 8,192 sectors"),
         (
             copied(lambda y: y.T.contiguous()),
             "the transpose of 128 × 256: expected 32,768 elements stored by a kernel, got 0",
@@ -372,7 +371,7 @@ WRONG = {
     "06-3": [
         (lambda *case: counts(*case, kind="atomic without mask"), "adds atomically outside of out_ptr.*a missing mask"),
         (lambda *case: counts(*case, kind="zeros counted"), "masked positions were counted as zeros"),
-        (lambda *case: counts(*case, block=64, kind="right"), "expected at most 3,750 atomic additions"),
+        (lambda *case: counts(*case, block=512, kind="right"), "expected at most 3,750 atomic additions"),
         (decorated(ch06.counts), "read all 60,000 elements, got 1"),
         (copied(ch06.counts), "expected sums from the kernels.*PyTorch adds"),
         (lambda *case: counts(*case, kind="race"), "a race at index .* of out_ptr.*addition is lost"),
@@ -414,8 +413,8 @@ WRONG = {
     ],
     "09-4": [
         (
-            lambda dy: partial_sums(dy, programs=512),
-            "expected sums from the kernels, 2,112 numbers or fewer, got 4,096",
+            lambda dy: partial_sums(dy, programs=300),
+            "expected sums from the kernels, 2,112 numbers or fewer, got 2,400",
         ),
         (lambda dy: column_sums(dy, "race", rows=512), "a race at index 0 of out_ptr.*addition is lost"),
     ],
