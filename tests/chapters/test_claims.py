@@ -1,5 +1,6 @@
 """What became of each claim: read from executed notebooks, kept by machine, shown on a page."""
 
+import nbformat
 import pytest
 
 from flashkat_lite import records
@@ -67,6 +68,9 @@ def test_each_machine_keeps_its_claims_chapter_by_chapter(executed, tmp_path):
 
 def test_the_page_shows_each_claim_on_each_machine(executed, tmp_path):
     (tmp_path / "_toc.yml").write_text("root: book/intro\nchapters:\n  - file: chapters/01_a\n", encoding="utf-8")
+    titled = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 1. A\n\nText.")])
+    (tmp_path / "chapters").mkdir()
+    nbformat.write(titled, tmp_path / "chapters" / "01_a.ipynb")
     for device, ms in ((H100, 3.0), (None, 2.0)):
         facts = {"gpu": device and device["name"], "device": device, "versions": VERSIONS, "date": "2026-11-28"}
         claims.keep("01_a", claims.of(executed(device, ms)), facts, tmp_path / "book" / "data", tmp_path)
@@ -76,7 +80,7 @@ def test_the_page_shows_each_claim_on_each_machine(executed, tmp_path):
     assert table["Claim"] == ["Claimed", "H200", "H100 80GB HBM3", "no GPU"]
     assert table["Registers \\<at most\\>"] == ["at most 64", "–", "40", "40"]
     assert table["Takes (ms):"] == ["1 to 2.5", "2", "✗ 3", "–"], "the H200's by its record, which no GPU was shown"
-    assert "1 of these figures lies outside" in page
+    assert "1 of these figures lies outside" in page and "## 1. A\n" in page
 
 
 def test_every_claim_of_the_committed_chapters_is_read():

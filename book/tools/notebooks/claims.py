@@ -4,6 +4,9 @@ import json
 import re
 from html import unescape
 
+from flashkat_lite import hardware
+from flashkat_lite.records import DEFAULT_GPU
+
 from .. import notebooks
 from ..paths import FRESH, KEPT, ROOT
 from ..site import records_page
@@ -67,18 +70,25 @@ def keep(stem, found, facts, fresh=None, kept=None):
 def write_claims_page(root=ROOT):
     """Writes book/claims.md; returns its path."""
     machines = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("book/data/*/claims.json")]
-    machines.sort(key=lambda record: (record["device"]["count"] == 0, record["device"]["name"]))
     # A machine that was not executed on anew may still be the one whose records another one shows.
     names = {record["device"]["name"] for record in machines}
     for name in sorted({n for record in machines for n in _recorded(record)} - names, reverse=True):
         machines.insert(0, {"device": {"name": name, "count": 1}, "data": {}})
+
+    def place(record):  # the GPU of the book's figures comes first
+        name, count = record["device"]["name"], record["device"]["count"]
+        return count == 0, hardware.slug(name) != DEFAULT_GPU, name
+
+    machines.sort(key=place)
     sections, fails = [], 0
     for path in notebooks.chapters(root):
         rows, failed = _rows(path.stem, machines)
         fails += failed
         if rows:
             header = ["Claim", "Claimed", *(record["device"]["name"].removeprefix("NVIDIA ") for record in machines)]
-            sections.append(f"## {{doc}}`/chapters/{path.stem}`\n\n" + records_page.table(path.stem[:2], header, rows))
+            title = notebooks.read(path).cells[0].source.partition("\n")[0].removeprefix("# ")
+            table = records_page.table(f"{{doc}}`/chapters/{path.stem}`", header, rows)
+            sections.append(f"## {title}\n\n{table}")
     said = (
         f"{fails or 'None'} of these figures {'lies' if fails == 1 else 'lie'} outside."
         if sections

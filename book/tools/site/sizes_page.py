@@ -45,7 +45,9 @@ def write_sizes_page(root=ROOT):
             rows.append([link, *_taken(runs)])
             wrong += [f"{link}: {key.split()[0]}" for run in runs.values() for key in run.get("wrong", {})]
     text = PAGE.format(
-        smaller=records_page.table("Sizes that follow the GPU's memory", ["Chapter", "Paper's", "Small", "GB"], picks)
+        smaller=records_page.table(
+            "Sizes that follow the GPU's memory", ["Chapter", "Paper's", "Small", "Below (GB)"], picks
+        )
         if picks
         else "Nothing.",
         taken=records_page.table("Counted for each chapter", HEADER, rows) if rows else "Nothing is counted yet.",
