@@ -66,7 +66,14 @@ def test_a_chapter_is_counted_on_a_gpu_that_is_not_here(root):
     assert 3 < float(re.search(r"'peak_gb': ([\d.]+)", done.stdout)[1]) < 7, done.stdout
     assert int(re.search(r"'launches': (\d+)", done.stdout)[1]) > 30
     failed = re.findall(r"^    \('([\w-]+)', ", done.stdout, re.MULTILINE)
-    assert {*failed} <= {"claim-square", "order", "claim-narrow", "claim-overflow"}, "these read a listing or a value"
+    assert {*failed} <= {
+        "claim-square",
+        "order",
+        "claim-narrow",
+        "claim-overflow",
+        "gelu-limit-solution",
+        "silu-strided-solution",
+    }, "these read a listing, a value, or a count"
 
 
 TTIR = """

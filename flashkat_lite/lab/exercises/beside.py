@@ -179,7 +179,7 @@ def serve() -> None:
 
 
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
-    from . import right
+    right = sys.modules[__package__].right  # which imports this module
 
     common.state.here = True
     with tempfile.TemporaryDirectory() as folder:

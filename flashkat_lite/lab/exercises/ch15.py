@@ -92,7 +92,7 @@ def column_sums_strided_solution(x):
 @poisoned()
 def weighted_bincount(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     """Check sums of weights by index, by atomic additions where count <= 32 size, else with few of them."""
-    for seed, (count, size) in enumerate([(20000, 7), (3000, 100_000), (1, 1), (5000, 300), (3200, 100), (3300, 100)]):
+    for seed, (count, size) in enumerate([(20000, 7), (3200, 100), (3300, 100), (5000, 300), (1, 1), (3000, 100_000)]):
         index = torch.randint(size, (count,), generator=torch.Generator().manual_seed(seed))
         index, weights = guarded(index, fill=size - 1), normal(count, seed=10 + seed)
         what = f"{count:,} weights on {size:,} addresses"
