@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TAKEN = (
     "_config.yml",
     "pyproject.toml",
+    "requirements.txt",
     "book/theme",
     "book/tools",
     "book/images",

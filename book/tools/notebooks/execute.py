@@ -74,7 +74,13 @@ def nbmake(source, env, timeout=TIMEOUT):
     with tempfile.TemporaryDirectory(prefix="flashkat-") as folder:
         copy = Path(shutil.copy(source, folder))
         options = ["-p", "nbmake.pytest_plugin", "-p", "no:cacheprovider", "--rootdir", folder, "-c", os.devnull]
-        options += ["--nbmake", "--overwrite", "--nbmake-kernel=python3", f"--nbmake-timeout={timeout}"]
+        options += [
+            "--nbmake",
+            "--overwrite",
+            "--nbmake-kernel=python3",
+            f"--nbmake-timeout={timeout}",
+            "--disable-warnings",
+        ]
         command = [sys.executable, "-c", f"{WITHOUT_IT}{NBMAKE}", *options, str(copy)]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", errors="replace")
         executed = notebooks.read(copy)
