@@ -19,6 +19,7 @@ TAKEN = (
     "_config.yml",
     "pyproject.toml",
     "requirements.txt",
+    "book/data/compilers",
     "book/theme",
     "book/tools",
     "book/images",
