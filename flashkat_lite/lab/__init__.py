@@ -12,6 +12,7 @@ from . import exercises, figures, interactive
 from .exercises import check
 from .measuring import measure, timings
 from .show import claim, table
+from .xraying import like, xray
 
 __all__ = [
     "DEVICE",
@@ -21,10 +22,12 @@ __all__ = [
     "exercises",
     "figures",
     "interactive",
+    "like",
     "measure",
     "note",
     "pick",
     "records",
     "table",
     "timings",
+    "xray",
 ]

@@ -18,6 +18,7 @@ from flashkat_lite import hardware
 from flashkat_lite.testing import guarded
 
 from ..setup import DEVICE, GPU
+from ..xraying import foretold
 
 CHECKS: dict[str, Callable] = {}  # by the exercise's number
 Parts = Iterator[tuple[str, float | str, dict[str, float]]]  # of an answer: see `numbers`
@@ -268,6 +269,7 @@ class Speed:
 
 
 speeds: list[Speed] = []  # what `timed` found, for `make grade`
+forecasts: list[Callable[[], str]] = []  # what `timed` would ask a GPU that is not there, once the answer is right
 
 
 def speed_band(ratio: float, good: float) -> tuple[str, float]:
@@ -288,6 +290,8 @@ def timed(
 ) -> None:  # fmt: skip
     """Print f's time as a multiple of our solution's and its band, for each case; without a GPU, that none was taken.
 
+    Then `check` may print a forecast of the first case, which scores nothing.
+
     cases: {size: arguments}; an argument is a shape (of normal numbers in `dtype`), a function that makes a tensor, or
     what it is. good: the multiple up to which all points are given. For the printed line: moves, what a call moves, as
     a multiple of its first argument's bytes; copied: time a copy of that argument too. Raises Wrong where the time is
@@ -295,6 +299,8 @@ def timed(
     """
     if not GPU:
         print("No GPU here: correctness was checked, speed was not.")
+        size, arguments = next(iter(cases.items()))
+        forecasts.append(lambda: foretold(f, ours, arguments, size, dtype))
         return
     for size, arguments in cases.items():
         arguments = [_made(argument, dtype) for argument in arguments]
