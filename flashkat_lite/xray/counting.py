@@ -240,10 +240,14 @@ class Teller:
 
     def _races(self) -> None:
         """Name stores to words that another of the first neighbours loads or stores."""
-        for _, line, name, words, me in [one for one in self.words if one[0] == "store"]:
-            others = [w for _, _, n, w, program in self.words if n == name and program != me]
-            if others and np.isin(words, np.concatenate(others)).any():
-                self.launch.races.add((name, line))
+        for name in {name for kind, _, name, _, _ in self.words if kind == "store"}:
+            mine = [one for one in self.words if one[2] == name]
+            touched = np.unique(np.concatenate([words * 2**20 + program for *_, words, program in mine])) >> 20
+            shared = touched[1:][touched[1:] == touched[:-1]]  # by more than one program
+            for line in {line for kind, line, *_ in mine if kind == "store"} if shared.size else ():
+                stored = [words for kind, where, _, words, _ in mine if (kind, where) == ("store", line)]
+                if np.isin(shared, np.concatenate(stored)).any():
+                    self.launch.races.add((name, line))
         self.words.clear()
 
     def end_column(self) -> None:

@@ -61,7 +61,7 @@ Both use the same counts and prices.
 streams, additions, programs and a second launch from {fitted} cases below (marked *price*), the rest from experiments
 that are not listed here. Five constants were chosen by hand: the cost of a barrier behind loads (RMSNorm), of a word
 alone in its sector (a kernel that is not listed), the evenness of L2's hash (`atomic_rate`), the half of L2 that holds
-what is added to (an embedding's gradient) and L2's knee (`bandwidth_by_size`). The model's structure was chosen with the
+what is added to (an embedding's gradient), L2's knee (`bandwidth_by_size`). The model's structure was chosen with the
 H200's table in view. So the table cannot show how it
 does on kernels that nobody has seen; the fresh ones at the end are for that.
 
