@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -88,6 +89,20 @@ def test_a_forecast_is_a_line_with_a_range_a_picture_with_words_and_json(seen):
     html, data = one._repr_html_(), json.loads(json.dumps(one.json()))
     assert html.count("<svg") == 1 == html.count("aria-label") and "its bytes once" in html
     assert data["ms"] == one.ms and len(data["rows"]) == 2
+
+
+def test_an_exercise_is_told_how_much_slower_and_why_and_only_where_it_is_asked_for(monkeypatch):
+    from flashkat_lite.lab import xraying
+
+    slow = partial(kernels.added, places=4)
+    said = xraying.foretold(slow, kernels.doubled, ((2**22,),), "2²² elements", torch.float32)
+    assert "Not measured, a forecast for 2²² elements." in said and "times ours" in said
+    assert "meet at 4 addresses" in said
+    assert "No forecast: " in xraying.foretold(lambda x: x, kernels.doubled, ((8,),), "8", torch.float32)
+    monkeypatch.delenv("FLASHKAT_FORECAST", raising=False)
+    assert not xraying.wanted()
+    monkeypatch.setenv("FLASHKAT_FORECAST", "1")
+    assert xraying.wanted()
 
 
 def test_draws_are_spread_over_the_grid_and_its_residues():
