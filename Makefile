@@ -21,7 +21,7 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 given = $(if $(filter command,$(origin $1)),$($1))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
 
-.PHONY: help book serve test standin mutants lint execute bench compare record lab student grade colab wheelhouse wheel hub release-check \
+.PHONY: help book serve test standin mutants lint execute bench compare record prices lab student grade colab wheelhouse wheel hub release-check \
   release-files publish anew newest-tests newest-compiler
 
 help:  ## this list
@@ -77,6 +77,9 @@ compare: $(READY)  ## hold fresh measurements to those in book/data: fails where
 
 record: $(READY)  ## move fresh measurements from _build/records to book/data
 	@"$(PY)" book/tools record
+
+prices: $(READY)  ## price lists for forecasts (flashkat_lite.xray), from the records in book/data
+	@"$(PY)" book/tools prices
 
 lab: $(READY)  ## JupyterLab on the chapters
 	@"$(PY)" book/tools lab $(call given,ARGS)

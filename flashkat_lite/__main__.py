@@ -1,14 +1,14 @@
-"""`python -m flashkat_lite doctor` says what this machine can do; `… bench` measures the ladder on a GPU."""
+"""`python -m flashkat_lite doctor` says what this machine can do; `… bench` measures on a GPU, `… xray` needs none."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from . import bench, console, doctor, records
+from . import _xray_command, bench, console, doctor, records
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `doctor` or `bench` as a command line asks; return the exit status."""
+    """Run `doctor`, `bench` or `xray` as a command line asks; return the exit status."""
     in_clone = records.in_clone()
     parser = argparse.ArgumentParser(prog=console.COMMAND, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -20,9 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
     default = "default: _build/records/<gpu>/ladder.json" if in_clone else "where to write the record"
     command.add_argument("--out", type=Path, metavar="FILE", help=default)
     command.add_argument("--quick", action="store_true", help="D = 768 in float32, without torch.compile: 20 seconds")
+    _xray_command.add_arguments(commands.add_parser("xray", help="forecast a kernel's time on a GPU that is not there"))
     options = parser.parse_args(arguments)
     if options.command == "doctor":
         return doctor.doctor(options.json, options.optional)
+    if options.command == "xray":
+        return _xray_command.run(options)
     return bench.bench(options.out, options.quick)
 
 

@@ -31,7 +31,10 @@ from . import _interpreter, console, records
 ELEMENTS = ("x_ptr", "dy_ptr", "y_ptr", "dx_ptr")  # pointers that follow the activation's dtype; the rest are float32
 AMD_FACTS = ("vgpr_count", "private_segment_fixed_size")
 CORES = os.cpu_count() or 1
-DEFAULTS = dict(dtype="fp32", capability=90, num_warps=4, maxnreg=None, pointers=None, aligned=True)
+DEFAULTS = dict(
+    dtype="fp32", capability=90, num_warps=4, num_stages=None, maxnreg=None, pointers=None, aligned=True,
+    signature=None, lines=False,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Report:
     capability: the target, 90 or "gfx942". registers: of a thread, of 32 bits. spills: bytes of local memory of a
     thread, on its stack too. shared: bytes of shared memory of a program. instructions: {opcode: how often it stands in
     the assembly}, however often it is executed. ttir, ttgir, ptx, sass: the text of each stage.
+
+    origins: (first line, lines, file, line there) of each function whose source was copied into the compiler's file.
 
     For AMD's gfx targets `sass` holds their assembly, `registers` are vector registers, and there is no PTX.
     """
@@ -54,6 +59,7 @@ class Report:
     ttgir: str
     ptx: str
     sass: str
+    origins: tuple[tuple[int, int, str, int], ...] = ()
 
     def count(self, pattern: str) -> int:
         """Return how many instructions have an opcode, such as LDG.E.128, that a regular expression matches.
@@ -98,9 +104,11 @@ def inspect_kernel(
     dtype: str = "fp32",
     capability: int | str = 90,
     num_warps: int = 4,
+    num_stages: int | None = None,
     maxnreg: int | None = None,
     pointers: dict[str, str] | None = None,
-    aligned: bool = True,
+    aligned: bool | list[str] = True,
+    signature: dict[str, str] | None = None,
 ) -> Report:
     """Compile a kernel and report on it.
 
@@ -111,13 +119,15 @@ def inspect_kernel(
     - others that end in _ptr are pointers to float32, or to what `pointers` says, as {"da_ptr": "fp64"};
     - the rest are 32-bit integers.
 
+    signature: the types by name instead, in Triton's words ("*bf16", "i64"); no name is guessed from then.
     capability: NVIDIA's compute capability without its dot, 75 to 120, or an AMD target such as "gfx942". aligned: let
-    the compiler take pointers for multiples of 16 bytes, which those of torch's own tensors are. maxnreg: the most
-    registers of a thread. Raises RuntimeError with the compiler's words where it fails.
+    the compiler take pointers for multiples of 16 bytes, which those of torch's own tensors are; or the names of the
+    arguments, pointers and integers, that are multiples of 16. num_stages: of loops that do not say their own.
+    maxnreg: the most registers of a thread. Raises RuntimeError with the compiler's words where it fails.
     """
     return inspect_many([dict(kernel=kernel, constexprs=constexprs, dtype=dtype, capability=capability,
-                              num_warps=num_warps, maxnreg=maxnreg, pointers=pointers,
-                              aligned=aligned)])[0]  # fmt: skip
+                              num_warps=num_warps, num_stages=num_stages, maxnreg=maxnreg, pointers=pointers,
+                              aligned=aligned, signature=signature)])[0]  # fmt: skip
 
 
 def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
@@ -130,7 +140,8 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
     jobs = [DEFAULTS | request for request in requests]
     for job in jobs:
         kernel = job.pop("kernel")
-        job |= dict(source=source_of(kernel), name=kernel.fn.__name__)
+        origins = []
+        job |= dict(source=source_of(kernel, origins), name=kernel.fn.__name__, origins=origins)
     if _interpreter.folder():
         return _recorded(jobs)
     with tempfile.TemporaryDirectory() as folder:
@@ -158,14 +169,19 @@ def inspect_many(requests: list[dict[str, Any]]) -> list[Report]:
 
 def _key(job: dict[str, Any]) -> str:
     """Return what a compilation is known by: a hash of all that was asked for, the kernel's source included."""
-    asked = {name: value for name, value in job.items() if name != "path"}
+    since = "num_stages", "signature", "lines"  # asked for since the record was made, and by no chapter
+    asked = {
+        name: value for name, value in job.items()
+        if name not in ("path", "origins") and not (name in since and value == DEFAULTS[name])
+    }  # fmt: skip
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _keep(job: dict[str, Any], report: Report) -> None:
     """Write a report where FLASHKAT_LISTINGS names a folder: `python book/tools listings` makes the record of them."""
     if folder := os.environ.get("FLASHKAT_LISTINGS"):
-        text = json.dumps({"name": job["name"]} | dataclasses.asdict(report))
+        facts = {name: value for name, value in dataclasses.asdict(report).items() if name != "origins"}
+        text = json.dumps({"name": job["name"]} | facts)
         (Path(folder) / f"{_key(job)}.json").write_text(text, encoding="utf-8")
 
 
@@ -265,8 +281,8 @@ def _close() -> None:
             compiler.close()
 
 
-def source_of(kernel: Any) -> str:
-    """Return the text of a module that defines `kernel` and what it uses.
+def source_of(kernel: Any, origins: list | None = None) -> str:
+    """Return the text of a module that defines `kernel` and what it uses; `origins` is told where functions come from.
 
     What a module defines is imported from it. What a notebook defined is not to be had in another process, so its
     source is copied: functions with all that they call, and the values of constexprs.
@@ -286,7 +302,11 @@ def source_of(kernel: Any) -> str:
             for inner in sorted(set(function.__code__.co_names)):
                 if inner in function.__globals__:
                     add(inner, function.__globals__[inner])
-            lines.append(textwrap.dedent(inspect.getsource(function)))
+            text, first = inspect.getsourcelines(function)
+            if origins is not None:
+                at = sum(line.count("\n") + 1 for line in lines) + 1
+                origins.append((at, len(text), inspect.getsourcefile(function), first))
+            lines.append(textwrap.dedent("".join(text)).rstrip("\n"))
         elif type(value).__name__ == "constexpr":
             lines.append(f"{name} = tl.constexpr({value.value!r})")
 
@@ -298,8 +318,11 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
     from importlib.util import module_from_spec, spec_from_file_location
 
     import triton
+    from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
+    knobs.compilation.disable_line_info = not job["lines"]
 
     spec = spec_from_file_location(Path(job["path"]).stem, job["path"])
     module = module_from_spec(spec)
@@ -309,6 +332,8 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
     def kind(name: str) -> str:
         if name in job["constexprs"]:
             return "constexpr"
+        if job["signature"]:
+            return job["signature"][name]
         if not name.endswith("_ptr"):
             return "i32"
         dtypes = dict.fromkeys(ELEMENTS, job["dtype"]) | (job["pointers"] or {})
@@ -320,7 +345,9 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
     attributes = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(kernel.arg_names)
-        if job["aligned"] and signature[name].startswith("*")
+        if (
+            name in job["aligned"] if isinstance(job["aligned"], list) else job["aligned"] and signature[name][0] == "*"
+        )
     }
     capability = job["capability"]
     amd = isinstance(capability, str)
@@ -331,6 +358,8 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
     options = dict(num_warps=job["num_warps"], enable_fp_fusion=True)
     if job["maxnreg"] and not amd:
         options["maxnreg"] = job["maxnreg"]
+    if job["num_stages"]:
+        options["num_stages"] = job["num_stages"]
     compiled = triton.compile(
         ASTSource(kernel, signature, job["constexprs"], attributes),
         target=GPUTarget("hip", capability, 64) if amd else GPUTarget("cuda", capability, 32),
@@ -341,7 +370,7 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
         registers, spills = (int(re.search(rf"\.{what}:\s+(\d+)", assembly)[1]) for what in AMD_FACTS)
         opcodes = re.findall(r"^\s+([a-z]\w+_\w+)", assembly, re.M)
     else:
-        registers, spills, assembly = _disassemble(compiled.asm["cubin"])
+        registers, spills, assembly = _disassemble(compiled.asm["cubin"], job["lines"])
         opcodes = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", assembly, re.M)
     return dict(
         capability=capability,
@@ -353,10 +382,11 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
         ttgir=compiled.asm["ttgir"],
         ptx="" if amd else compiled.asm["ptx"],
         sass=assembly,
+        origins=job["origins"],
     )
 
 
-def _disassemble(cubin: bytes) -> tuple[int, int, str]:
+def _disassemble(cubin: bytes, lines: bool) -> tuple[int, int, str]:
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -364,7 +394,7 @@ def _disassemble(cubin: bytes) -> tuple[int, int, str]:
         file.flush()
         run = dict(capture_output=True, encoding="utf-8", check=True)
         usage = subprocess.run([knobs.nvidia.cuobjdump.path, "-res-usage", file.name], **run).stdout
-        sass = subprocess.run([knobs.nvidia.nvdisasm.path, "-c", file.name], **run).stdout
+        sass = subprocess.run([knobs.nvidia.nvdisasm.path, *["-g"] * lines, "-c", file.name], **run).stdout
     registers, stack, local = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "LOCAL"))
     return registers, stack + local, sass
 

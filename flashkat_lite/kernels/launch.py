@@ -14,10 +14,19 @@ from triton.runtime import driver
 from . import INTERPRETED
 from .layout import capability
 
+_caches: list = []
+
+
+def forget() -> None:
+    """Forget every launch that was worked out: the device, or what stands for it, has changed."""
+    for cached in _caches:
+        cached.cache_clear()
+
 
 def cached_per_shape(launch_config: Callable) -> Callable:
     """Cache `launch_config(shape, …)` for each shape, except while torch.compile traces symbolic sizes."""
     cached = functools.lru_cache(1024)(launch_config)
+    _caches.append(cached)
 
     @functools.wraps(launch_config)
     def configured(shape: torch.Size, *key):

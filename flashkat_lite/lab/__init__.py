@@ -13,6 +13,7 @@ from . import exercises, figures, interactive
 from .exercises import check
 from .measuring import gpu_kernels, measure, timings
 from .show import claim, table
+from .xraying import like, xray
 
 __all__ = [
     "DEVICE",
@@ -24,6 +25,7 @@ __all__ = [
     "figures",
     "gpu_kernels",
     "interactive",
+    "like",
     "measure",
     "note",
     "pick",
@@ -31,4 +33,5 @@ __all__ = [
     "table",
     "timings",
     "watching",
+    "xray",
 ]

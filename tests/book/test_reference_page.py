@@ -46,7 +46,7 @@ def test_every_public_name_is_on_the_page_with_words(html):
 
 def test_every_command_and_option_is_on_the_page(root, capsys):
     page = (root / "book" / "reference.md").read_text(encoding="utf-8")
-    for arguments in (["--help"], ["doctor", "--help"], ["bench", "--help"]):
+    for arguments in (["--help"], ["doctor", "--help"], ["bench", "--help"], ["xray", "--help"]):
         with pytest.raises(SystemExit):
             command.main(arguments)
     options = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}

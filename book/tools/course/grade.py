@@ -289,6 +289,7 @@ def surroundings(place, limits):
         "IPYTHONDIR": str(place / "home" / "ipython"),
         "JUPYTER_PATH": str(place / "jupyter"),
         "MPLCONFIGDIR": str(place / "home" / "matplotlib"),
+        "FLASHKAT_FORECAST": "0",
     }
 
 

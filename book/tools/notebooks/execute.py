@@ -50,6 +50,7 @@ def environment(folder):
     return kept | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
         "PYTHONHASHSEED": "0",
+        "FLASHKAT_FORECAST": "0",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "JUPYTER_PATH": str(folder / "jupyter"),

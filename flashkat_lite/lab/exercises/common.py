@@ -25,6 +25,7 @@ from flashkat_lite._memory import guard
 from flashkat_lite.testing import Fault, guarded
 
 from ..setup import DEVICE, GPU
+from ..xraying import foretold
 
 CHECKS: dict[str, Callable] = {}  # by the exercise's number
 Parts = Iterator[tuple[str, float | str, dict[str, float]]]  # of an answer: see `numbers`
@@ -353,6 +354,7 @@ class Speed:
 
 
 speeds: list[Speed] = []  # what `timed` found, for `make grade`
+forecasts: list[Callable[[], str]] = []  # what `timed` would ask a GPU that is not there, once the answer is right
 
 
 @dataclass
@@ -390,11 +392,15 @@ def timed(
 ) -> None:
     """Time f beside our solution, for each case, in a process of its own; without a GPU, print that it was not.
 
+    Then `check` may print a forecast of the first case, which scores nothing.
+
     cases: {size: arguments}; an argument is a shape (of normal numbers in `dtype`), a function that makes a tensor, or
     what it is. good: the multiple of our time up to which all points are given.
     """
     if not GPU:
         print("No GPU here: correctness was checked, speed was not.")
+        size, arguments = next(iter(cases.items()))
+        forecasts.append(lambda: foretold(f, ours, arguments, size, dtype))
     elif state.here:
         for size, arguments in cases.items():
             speeds.append(measured(size, f, ours, arguments, dtype, good))

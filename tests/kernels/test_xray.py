@@ -1,0 +1,186 @@
+"""X-rays: what is counted, what it is priced at, and how far forecasts are from what was recorded."""
+
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+import xray_kernels as kernels
+
+from flashkat_lite import __main__, records
+from flashkat_lite.xray import Outside, load, model, names, xray
+from flashkat_lite.xray.counting import plan
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counts are taken in the interpreter")
+FORECASTS = records.root() / "book" / "forecasts"
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """What several functions should take, each x-rayed once."""
+    return {
+        "doubled": xray(kernels.doubled, (1_000_000,)),
+        "long rows": xray(kernels.centred, (4096, 65536)),
+        "short rows": xray(kernels.centred, (131072, 2048)),
+        "few places": xray(kernels.added, (2**22,), 4),
+        "together": xray(kernels.strided, (2**24,), 1),
+        "apart": xray(kernels.strided, (2**24,), 16),
+        "turned": xray(kernels.turned, (2048, 2048)),
+        "shifted": xray(kernels.shifted, (2**20,)),
+    }
+
+
+def only(forecast, kind):
+    return [row for row in forecast.rows() if row.kind == kind]
+
+
+def test_bytes_and_masked_lanes_are_counted_by_line_for_all_programs(seen):
+    (load_,), (store,) = only(seen["doubled"], "load"), only(seen["doubled"], "store")
+    for row in (load_, store):
+        assert row.asked == pytest.approx(4e6, rel=0.06) and row.used == pytest.approx(1, abs=0.02)
+        assert 0 <= row.masked < 0.05 and "tl.store" in row.text
+    assert {load_.argument, store.argument} == {"source", "target"}
+
+
+def test_a_long_loop_counts_whole_though_some_passes_are_made(seen):
+    for name in ("long rows", "short rows"):
+        once, again = only(seen[name], "load")
+        assert once.asked == pytest.approx(2**30, rel=1e-6) == again.asked
+
+
+def test_what_is_read_again_comes_from_hbm_where_more_is_in_flight_than_l2_holds(seen):
+    read = {name: seen[name].estimates[-1].read for name in ("long rows", "short rows")}
+    assert read["long rows"] == pytest.approx(2 * 2**30, rel=0.02)
+    assert read["short rows"] == pytest.approx(2**30, rel=0.02)
+
+
+def test_single_words_cost_more_of_hbm_than_whole_sectors(seen):
+    together, apart = (seen[name].estimates[-1] for name in ("together", "apart"))
+    assert together.written == pytest.approx(2**26, rel=0.01) and together.read == pytest.approx(2**26, rel=0.01)
+    assert apart.written + apart.read > 100 * 2**24
+    (row,) = only(seen["apart"], "store")
+    assert row.used == pytest.approx(1 / 8) and row.wasted == pytest.approx(28 * 2**24)
+
+
+def test_many_writers_on_few_addresses_are_said_where_they_bind(seen):
+    few = seen["few places"]
+    assert few.bound == "one unit's additions" and few.ms > 10 * few.least
+    (row,), (warning,) = only(few, "add"), few.warnings()
+    assert row.additions == 2**22 and row.addresses == 4
+    assert row.turns == pytest.approx(2**22 / 4)  # of a warp, eight lanes at each of four words
+    assert "4,194,304 additions meet at 4 addresses in 1 sectors" in warning and "sum within the warp" in warning
+    assert not seen["doubled"].warnings()
+
+
+def test_stores_that_other_programs_read_are_named(seen):
+    assert any("stores to values where another program" in text for text in seen["shifted"].warnings())
+    assert not seen["turned"].warnings(), "words of one sector are no race"
+
+
+def test_what_the_model_does_not_know_is_refused_by_name():
+    with pytest.raises(Outside, match=r"product uses tl\.dot"):
+        xray(kernels.multiplied, (16, 16), (16, 16))
+
+
+def test_a_forecast_is_a_line_with_a_range_a_picture_with_words_and_json(seen):
+    one = seen["doubled"]
+    assert one.low < one.ms < one.high and "H200 would take about" in str(one)
+    html, data = one._repr_html_(), json.loads(json.dumps(one.json()))
+    assert html.count("<svg") == 1 == html.count("aria-label") and "its bytes once" in html
+    assert data["ms"] == one.ms and len(data["rows"]) == 2
+
+
+def test_an_exercise_is_told_how_much_slower_and_why_and_only_where_it_is_asked_for(monkeypatch):
+    from flashkat_lite.lab import xraying
+
+    slow = partial(kernels.added, places=4)
+    said = xraying.foretold(slow, kernels.doubled, ((2**22,),), "2²² elements", torch.float32)
+    assert "Not measured, a forecast for 2²² elements." in said and "times ours" in said
+    assert "meet at 4 addresses" in said
+    assert "No forecast: " in xraying.foretold(lambda x: x, kernels.doubled, ((8,),), "8", torch.float32)
+    monkeypatch.delenv("FLASHKAT_FORECAST", raising=False)
+    assert not xraying.wanted()
+    monkeypatch.setenv("FLASHKAT_FORECAST", "1")
+    assert xraying.wanted()
+
+
+def test_draws_are_spread_over_the_grid_and_its_residues():
+    drawn = [some[0] for some, alone in plan((100_000, 1, 1)) if alone]
+    assert len(set(drawn)) == 256 and max(drawn) > 99_000 and min(drawn) < 800
+    assert min(drawn[:8]) < 20_000 and max(drawn[:8]) > 80_000  # where the first few do, too
+    for period in (2, 3, 8):
+        counts = [sum(place % period == k for place in drawn) for k in range(period)]
+        assert max(counts) - min(counts) <= 40
+    assert [list(some) for some, _ in plan((5, 1, 1))] == [[0, 1, 2, 3, 4]]
+
+
+def test_programs_one_above_the_other_share_what_l2_keeps(seen):
+    below = seen["turned"].estimates[-1]
+    assert below.written == pytest.approx(2**24, rel=0.05)  # each sector is completed by eight rows of programs
+    assert below.read == pytest.approx(2**24, rel=0.05)
+
+
+def test_queues_lengthen_what_two_stations_ask_for():
+    alone = model.throughput(1, 100.0, {"a": 10.0, "b": 5.0})
+    assert alone == pytest.approx(1 / 115)
+    assert model.throughput(64, 100.0, {"a": 10.0, "b": 5.0}) <= 1 / 10
+    rates = [model.throughput(n, 100.0, {"a": 10.0, "b": 9.0}) for n in (1, 2, 4, 8, 16)]
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize("gpu", ["h200", "h100"])
+def test_price_lists_are_what_the_records_give(gpu):
+    from tools.measure.prices import lists
+
+    assert lists()[gpu] == load(gpu)
+
+
+def test_cards_known_from_data_sheets_are_labelled():
+    cards = [load(name) for name in names()]
+    assert {card.name for card in cards if card.extrapolated} >= {"NVIDIA T4", "NVIDIA L4", "NVIDIA B200"}
+    assert not load("h200").extrapolated
+    with pytest.raises(KeyError, match="there are h100, h200"):
+        load("h2000")
+
+
+def test_the_command_line_forecasts_a_function_and_a_kernel(capsys, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    asked = ["xray", "xray_kernels:doubled", "--shape", "1000000", "--gpu", "h200,t4", "--json"]
+    assert __main__.main(asked) == 0
+    h200, t4 = json.loads(capsys.readouterr().out)
+    assert h200["ms"] < t4["ms"] and t4["extrapolated"]
+    asked = ["xray", "xray_kernels:double", "--shape", "1000000", "--shape", "1000000", "--arg", "1000000"]
+    assert __main__.main([*asked, "--grid", "977", "--set", "BLOCK=1024"]) == 0
+    assert "double: An H200" in capsys.readouterr().out
+    assert __main__.main(["xray", "xray_kernels:multiplied", "--shape", "16x16", "--shape", "16x16"]) == 1
+    assert "outside of the model" in capsys.readouterr().err
+
+
+def rows(gpu):
+    return json.loads((FORECASTS / f"{gpu}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("gpu", sorted(path.stem for path in FORECASTS.glob("*.json") if path.stem != "fresh"))
+def test_forecasts_stay_near_what_was_recorded(gpu):
+    off = [abs(math.log(row["ms"] / row["recorded"])) for row in rows(gpu)]
+    assert len(off) > 150
+    assert sum(one <= math.log(1.5) for one in off) >= 0.95 * len(off)
+    assert sum(one <= math.log(1.25) for one in off) >= 0.85 * len(off)
+
+
+def test_what_is_committed_is_what_is_computed_and_recorded():
+    from tools.measure.forecasts import collect, rows_of
+
+    committed = {row["case"]: row for row in rows("h200") if row["family"] == "bias"}
+    computed = {row["case"]: row for row in rows_of(collect("bias", "h200"), "bias", "h200")}
+    assert computed.keys() == committed.keys() == {"atomic", "owner"}
+    for case, row in computed.items():
+        assert row["recorded"] == committed[case]["recorded"]
+        assert row["ms"] == pytest.approx(committed[case]["ms"], rel=0.02) and row["bound"] == committed[case]["bound"]
+
+
+def test_the_page_is_what_the_forecasts_say():
+    from tools.site import pencil_page
+
+    assert pencil_page.PAGE.read_text(encoding="utf-8") == pencil_page.page()
