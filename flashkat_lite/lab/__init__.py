@@ -12,6 +12,7 @@ from flashkat_lite.testing import watching
 from . import exercises, figures, interactive
 from .exercises import check
 from .measuring import gpu_kernels, measure, timings
+from .predictions import predict, reveal
 from .show import claim, table
 from .xraying import like, xray
 
@@ -29,7 +30,9 @@ __all__ = [
     "measure",
     "note",
     "pick",
+    "predict",
     "records",
+    "reveal",
     "table",
     "timings",
     "watching",
