@@ -9,7 +9,7 @@ from flashkat_lite.kernels.polynomial import FAST  # compiled, and for NVIDIA
 
 
 @triton.jit
-def cycles():
+def read_cycles():
     """Return this multiprocessor's count of its cycles, int64; 0 in the interpreter, which has none."""
     if FAST:
         return tl.inline_asm_elementwise(
@@ -20,7 +20,7 @@ def cycles():
 
 
 @triton.jit
-def nanoseconds():
+def read_nanoseconds():
     """Return the GPU's time in nanoseconds, int64, in steps of up to a microsecond; 0 in the interpreter."""
     if FAST:
         return tl.inline_asm_elementwise(
@@ -34,13 +34,13 @@ def nanoseconds():
 def copy_kernel(x_ptr, y_ptr, clocks_ptr, size, BLOCK: tl.constexpr):
     """y = x by programs that stay; each stores its cycles and its nanoseconds in clocks [programs, 2]."""
     program = tl.program_id(0)
-    cycle, nanosecond = cycles(), nanoseconds()
+    cycle, nanosecond = read_cycles(), read_nanoseconds()
     step = tl.num_programs(0).to(tl.int64) * BLOCK
     for first in tl.range(program.to(tl.int64) * BLOCK, size, step, num_stages=4):
         offs = first + tl.arange(0, BLOCK)
         tl.store(y_ptr + offs, tl.load(x_ptr + offs, mask=offs < size), mask=offs < size)
-    tl.store(clocks_ptr + 2 * program, cycles() - cycle)
-    tl.store(clocks_ptr + 2 * program + 1, nanoseconds() - nanosecond)
+    tl.store(clocks_ptr + 2 * program, read_cycles() - cycle)
+    tl.store(clocks_ptr + 2 * program + 1, read_nanoseconds() - nanosecond)
 
 
 def ghz(clocks: torch.Tensor) -> float:
