@@ -50,11 +50,11 @@ def ghz(clocks: torch.Tensor) -> float:
 
 
 def while_copying(nbytes: int = 2**31) -> float:
-    """Return the clock in GHz while `nbytes` are read and as many written, after 50 ms of the same; 0.0 on a CPU."""
+    """Return the clock in GHz while `nbytes` are read and as many written, after 200 ms of the same; 0.0 on a CPU."""
     facts = hardware.device()
     x = torch.randn(nbytes // 4 if facts else 4096, device="cuda" if facts else "cpu")
     y, programs = torch.empty_like(x), 4 * facts.multiprocessors if facts else 2
     clocks = torch.zeros(programs, 2, dtype=torch.int64, device=x.device)
-    for _ in range(64 if facts else 1):
+    for _ in range(200 if facts else 1):
         copy_kernel[(programs,)](x, y, clocks, x.numel(), BLOCK=2048, num_warps=8)
     return ghz(clocks)
