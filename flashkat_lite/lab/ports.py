@@ -8,9 +8,9 @@ WINDOW = 3  # cycles within which an instruction's registers are read
 def port_cycles(loop: list[str], turns: int = 8) -> float:
     """Return the cycles in which one warp issues a turn of `loop`, SASS in order, where nothing but its reads waits.
 
-    The register file of Huerta et al., MICRO 2025 (arXiv 2503.20481, section 5.3): two banks, even and odd numbers, that
-    read one register of a warp a cycle; an instruction issues once its reads fit into the next three cycles; what is
-    marked .reuse is kept, for its bank and place, until the next read there. The later half of `turns` is counted.
+    The register file of Huerta et al., MICRO 2025 (arXiv 2503.20481, section 5.3): two banks, even and odd numbers,
+    that read one register of a warp a cycle; an instruction issues once its reads fit into the next three cycles; what
+    is marked .reuse is kept, for its bank and place, until the next read there. The later half of `turns` is counted.
     """
     kept, taken, now, start = {}, set(), -1, 0  # {(bank, place): register}, {(bank, cycle)}
     for turn in range(turns):
