@@ -186,22 +186,47 @@ def _under_functorch() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def _facts(x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple:
+    return (
+        x.shape, x.stride(), x.dtype, x.device, numerator.shape, numerator.stride(), numerator.dtype,
+        denominator.shape, denominator.stride(), denominator.dtype,
+    )  # fmt: skip
+
+
+@functools.lru_cache(1024)
+def _plain_launches(*facts):
+    """Return `kernels.plain.launches` of these facts, None where the launchers must look closer: found once a shape."""
+    importlib.import_module(".kernels.launch", __package__).forgets(_plain_launches)
+    return importlib.import_module(".kernels.plain", __package__).launches(*facts)
+
+
+def _here(x: Tensor) -> bool:
+    return x.get_device() == torch.cuda.current_device() if x.is_cuda else interpreted()
+
+
 def _eager(rung: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return `rational_op` with that backward, without PyTorch's dispatcher."""
+    may_be_plain = rung == "stationary"
 
     class EagerRational(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, numerator, denominator):
             ctx.save_for_backward(x, numerator, denominator)
+            if may_be_plain and _here(x) and (plain := _plain_launches(*_facts(x, numerator, denominator))):
+                return plain.forward(x, numerator, denominator)
             return _forward(x, numerator, denominator, rung, KERNEL_SOURCES)
 
         @staticmethod
         def backward(ctx, grad_output):
             x, numerator, denominator = ctx.saved_tensors
             # With create_graph=True the gradients are differentiated in turn, which is the op's business.
-            eager = not torch.is_grad_enabled() and can_bypass_dispatcher(grad_output, x, numerator, denominator)
-            function = _backward if eager else registered_backward
-            return function(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
+            if torch.is_grad_enabled() or not can_bypass_dispatcher(grad_output, x, numerator, denominator):
+                return registered_backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
+            # Looked up again: a hook for saved tensors may return others than were saved.
+            like_x = grad_output.dtype == x.dtype and grad_output.is_contiguous()
+            if may_be_plain and like_x and _here(x) and (plain := _plain_launches(*_facts(x, numerator, denominator))):
+                return plain.backward(grad_output, x, numerator, denominator)
+            return _backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
 
     # Past two Python frames that sort out what a Function may do in general: transforms, of which there are none here,
     # and default arguments; a tenth of the host's time for a Function that does nothing.
