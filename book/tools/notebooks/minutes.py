@@ -6,7 +6,7 @@ import re
 from .. import notebooks
 
 WORDS, LINES, MINUTES = 2600, 200, 45  # the most that a chapter should have
-HIDDEN = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
+HIDDEN = {"hide-input", "hide-cell", "remove-cell", "remove-input", "predict"}  # a prediction has minutes of its own
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 FORMULA = re.compile(r"\$\$.*?\$\$(?: \(eq-[\w-]+\))?", re.DOTALL)
 ANSWERS = 5  # minutes for a self-test
@@ -34,7 +34,7 @@ def words(text):
 
 
 def visible_lines(notebook):
-    """Lines of code that the page shows unasked and that are not blank, without those of exercises."""
+    """Lines of code that the page shows unasked and that are not blank, without exercises and predictions."""
     shown = [cell for cell in notebooks.code_cells(notebook) if not HIDDEN & set(notebooks.tags(cell))]
     return sum(
         bool(line.strip()) for cell in shown if not notebooks.exercise(cell) for line in cell.source.splitlines()

@@ -6,7 +6,7 @@ from .. import notebooks
 from ..paths import ROOT
 
 CELL, FIRST = "recap", "04"  # the cell's id; the first chapter that has it
-SUMMARY = "What has come so far: the function, its sums, the ladder"
+SUMMARY = "The book in twelve lines: the function, its sums, the ladder"
 
 
 def source(root=ROOT):
