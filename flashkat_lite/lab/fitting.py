@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatter, NullFormatter
-from matplotlib.transforms import Bbox, ScaledTranslation
+from matplotlib.transforms import Bbox, ScaledTranslation, blended_transform_factory
 
 PHONE = 3.56  # inches: what a phone of 360 pixels leaves for a drawing
 LETTERS = 9.75  # points, for a phone: 13 pixels
@@ -109,8 +109,10 @@ def _move_legends(figure: Figure, room: float) -> bool:
         columns = 2 if len(names) > 2 and max(map(len, names)) < 20 else 1
         handles = legend.legend_handles
         legend.remove()
-        left = (EDGE * figure.dpi / 72 - axes.bbox.x0) / axes.bbox.width
-        above = dict(loc="lower left", bbox_to_anchor=(left, 1), borderaxespad=0.2, borderpad=0.1)
+        across = blended_transform_factory(figure.transFigure, axes.transAxes)
+        above = dict(
+            loc="lower left", bbox_to_anchor=(0.01, 1), bbox_transform=across, borderaxespad=0.2, borderpad=0.1
+        )
         legend = axes.legend(handles, names, ncols=columns, fontsize=9, frameon=False, **above)
         legend.set_in_layout(False)  # its width would squeeze the axes; its height is the title's distance
         _lay_out(figure)

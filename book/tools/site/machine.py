@@ -31,7 +31,7 @@ LIT = {  # of a chapter by its number, of a part by its name
     "part5_use": {"registers", "queue", "hbm"},
 }
 UNKNOWN = {"01", "02", "03", "04", "05", "06", "part1_function", "part2_machine"}
-INK, MUTED, GRID, BLUE, ORANGE = "#1a1a1a", "#666666", "#d9d9d9", "#0072b2", "#d55e00"
+INK, MUTED, GRID, BLUE = "#1a1a1a", "#666666", "#d9d9d9", "#0072b2"
 
 
 @cache
@@ -124,15 +124,11 @@ def draw(of: str, narrow: bool = False) -> str:
     ]
     for place, (x, y, w, h) in boxes.items():
         lit = place in LIT[of]
-        colour = (ORANGE if place == "queue" else BLUE) if lit else GRID
+        colour = BLUE if lit else GRID
         parts.append(
             f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="4" style="fill: {colour}; '
             f'fill-opacity: {0.16 if lit else 0.12}; stroke: {colour}; stroke-width: {2.5 if lit else 1.2}"/>'
         )
-        if place == "l2":
-            parts.append(
-                f'<path d="M{x + w - 34} {y}v{h}" style="fill: none; stroke: {colour}; stroke-dasharray: 3 3"/>'
-            )
         lines = [NAMES[place], *numbers()[place]]
         if of in UNKNOWN and place != "arithmetic":
             lines[2] = "? ns · ? GB/s" if place != "queue" else "? additions a ns"
