@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 from urllib.parse import urljoin
 
-import yaml
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
@@ -67,13 +66,11 @@ def preview(app, pagename, templatename, context, doctree) -> None:
     context["metatags"] = context.get("metatags", "") + "\n".join(lines)
 
 
-def citation() -> str:
-    """An entry for BibTeX, from CITATION.cff."""
-    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    author = " and ".join(f"{{{one['name']}}}" for one in cff["authors"])
-    address = cff.get("repository-code") or cff.get("url")
-    lines = [f"title = {{{cff['title']}}}", f"author = {{{author}}}", f"version = {{{cff['version']}}}"]
-    lines += [f"year = {{{last_recorded()[:4]}}}"] + ([f"url = {{{address}}}"] if address else [])
+def citation(config, version: str) -> str:
+    """An entry for BibTeX; CITATION.cff says the same."""
+    fields = {"title": config.html_title, "author": f"{{{config.author}}}", "version": version}
+    fields |= {"year": last_recorded()[:4], "url": config.html_baseurl}
+    lines = [f"{name} = {{{value}}}" for name, value in fields.items() if value]
     return "@software{flashkat_from_scratch,\n  " + ",\n  ".join(lines) + "\n}"
 
 
@@ -83,11 +80,11 @@ def last_recorded() -> str:
     return max(json.loads(path.read_text(encoding="utf-8")).get("date", "") for path in records)
 
 
-def footer() -> str:
+def footer(config) -> str:
     text = (ROOT / "flashkat_lite" / "__init__.py").read_text(encoding="utf-8")
     version = re.search('__version__ = "(.+?)"', text)[1]
     said = f"Version {version}, measured until {last_recorded()}. Text and figures: CC BY 4.0; code: MIT."
-    cite = f'<summary>Cite this book</summary><pre tabindex="0">{escape(citation())}</pre>'
+    cite = f'<summary>Cite this book</summary><pre tabindex="0">{escape(citation(config, version))}</pre>'
     return f'<p>{said}</p><details class="fk-cite">{cite}</details>'
 
 
@@ -109,7 +106,7 @@ def draw_preview(app, exception) -> None:
 
 
 def setup(app) -> None:
-    app.connect("config-inited", lambda app, config: config.html_theme_options.update(extra_footer=footer()))
+    app.connect("config-inited", lambda app, config: config.html_theme_options.update(extra_footer=footer(config)))
     app.connect("html-page-context", preview)
     app.connect("build-finished", draw_preview)
     app.add_directive("length", Length)

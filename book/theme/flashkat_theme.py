@@ -390,7 +390,7 @@ class NameSolutions(SphinxPostTransform):
 
 def drop_unused_scripts(app, pagename, templatename, context, doctree) -> None:
     """Sphinx gives MathJax to each page that lists one with equations; only where there are some is it of use."""
-    if 'class="math' not in context.get("body", ""):
+    if app.builder.math_renderer_name == "mathjax" and 'class="math' not in context.get("body", ""):
         scripts, mathjax = context["script_files"], Path(app.config.mathjax_path).name
         context["script_files"] = [script for script in scripts if not str(script.filename).endswith(mathjax)]
 

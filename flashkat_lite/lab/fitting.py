@@ -116,9 +116,8 @@ def _move_legends(figure: Figure, room: float) -> bool:
         legend = axes.legend(handles, names, ncols=columns, fontsize=9, frameon=False, **above)
         legend.set_in_layout(False)  # its width would squeeze the axes; its height is the title's distance
         _lay_out(figure)
-        axes.set_title(
-            axes.get_title("left") or " ", loc="left", pad=legend.get_window_extent().height * 72 / figure.dpi + 8
-        )
+        high = legend.get_window_extent().height * 72 / figure.dpi
+        axes.set_title(axes.get_title("left") or " ", loc="left", pad=high + 8, fontsize=11)
         moved = True
     return moved
 

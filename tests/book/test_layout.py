@@ -63,6 +63,7 @@ def test_every_chapter_and_part_has_the_machine_with_something_lit_and_the_chapt
     for name, page in pages.items():
         if name == "book/intro":
             continue
+        page = page[page.index("<article") :]
         label = re.search(r'<div class="fk-machine">.*?aria-label="([^"]*)"', page, re.DOTALL)[1]
         assert re.search(r"Lit: \w", label), name
         if name.startswith("chapters"):
@@ -83,7 +84,7 @@ def test_the_machine_tells_no_number_before_the_chapter_that_measures_it():
 def test_set_up_objectives_results_and_timing_are_folded(pages):
     for name in CHAPTERS:
         page = pages[f"chapters/{name}"]
-        start = page[: page.index("<h2>")]
+        start = page[page.index("<article") :].partition("<h2>")[0]
         assert "Set-up" in start and "You will be able to …" in start, name
         assert "Kernels run on this machine" not in page, name
         result = start.find("<strong>Result.</strong>")
@@ -147,7 +148,7 @@ def test_chapters_are_linked_in_words_that_read_within_a_sentence(pages):
 def test_a_term_has_its_meaning_where_it_is_used(pages):
     links = [link for page in pages.values() for link in re.findall(r"<a [^>]*glossary\.html#term-[^>]*>", page)]
     assert len(links) > 50
-    assert all(len(unescape(re.search(r'data-means="([^"]*)"', link)[1])) > 30 for link in links)
+    assert all(len(unescape(re.search(r'data-means="([^"]*)"', link)[1])) > 8 for link in links)
 
 
 def test_a_shared_link_has_a_description_and_the_page_says_how_to_cite_the_book(pages):

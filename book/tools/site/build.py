@@ -63,6 +63,7 @@ def effective_config(base: dict, environ: Mapping[str, str], vendored: bool) -> 
         config["sphinx"]["config"] |= {
             "html_extra_path": ["book/extra"],
             "html_math_renderer": "katex",
+            "mathjax_path": "",
         }
     address = repository(environ)
     if address:
