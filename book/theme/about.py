@@ -17,7 +17,7 @@ def minutes(docname: str) -> int:
     """How long a chapter takes to read, as its head says."""
     from flashkat_theme import head
 
-    found = re.search(r"(\d+) minutes to read", head(docname).get("time", ""))
+    found = re.search(r"(\d+) minutes", head(docname).get("time", ""))
     return int(found[1]) if found else 0
 
 
