@@ -135,7 +135,7 @@ def instructions_an_element(dtype: torch.dtype) -> float:
     from ..kernels import backward_stationary
 
     x = torch.empty(1, 8, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
-    block, _, unroll, stages = backward_stationary.launch_size(x)
+    block, _, unroll, stages = backward_stationary.launch_size(x.element_size(), x.device)
     constexprs = dict(
         M1=6,
         N=4,

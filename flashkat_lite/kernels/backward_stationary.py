@@ -244,7 +244,7 @@ def sum_partials_kernel(
         tl.store(db_ptr + group * N + j, tl.where(b < 0, result, -result))
 
 
-def launch_size(x: Tensor) -> tuple[int, int, int, int]:
+def launch_size(element_size: int, device: torch.device) -> tuple[int, int, int, int]:
     """Return (positions in a program of 4 warps, programs on a multiprocessor, UNROLL, STAGES), measured on an H200.
 
     Few programs, all resident at once, with two positions in a thread, were the fastest in a sweep. float32 waits for
@@ -253,8 +253,8 @@ def launch_size(x: Tensor) -> tuple[int, int, int, int]:
     """
     if INTERPRETED:
         return 4096, 1, 1, 1
-    block = 128 if capability(x.device) >= 100 else 256
-    return (block, 3, 1, 3) if x.element_size() == 4 else (block, 2, 2, 4)
+    block = 128 if capability(device) >= 100 else 256
+    return (block, 3, 1, 3) if element_size == 4 else (block, 2, 2, 4)
 
 
 @cached_per_shape
@@ -317,7 +317,7 @@ def backward_stationary(
     if not (dy.is_contiguous() and x.is_contiguous()):
         dy, x = to_2d(dy), to_2d(x)
     main, partial_sums, last = launch_config(
-        x.shape, size or launch_size(x), x.device, dy.stride(), dy.dtype, x.stride(), x.dtype,
+        x.shape, size or launch_size(x.element_size(), x.device), x.device, dy.stride(), dy.dtype, x.stride(), x.dtype,
         numerator.shape, table_stride(numerator), numerator.dtype,
         denominator.shape, table_stride(denominator), denominator.dtype,
     )  # fmt: skip

@@ -23,10 +23,16 @@ def forget() -> None:
         cached.cache_clear()
 
 
+def forgets(cached) -> None:
+    """Let `forget` clear a functools cache that holds launches."""
+    if cached not in _caches:
+        _caches.append(cached)
+
+
 def cached_per_shape(launch_config: Callable) -> Callable:
     """Cache `launch_config(shape, …)` for each shape, except while torch.compile traces symbolic sizes."""
     cached = functools.lru_cache(1024)(launch_config)
-    _caches.append(cached)
+    forgets(cached)
 
     @functools.wraps(launch_config)
     def configured(shape: torch.Size, *key):

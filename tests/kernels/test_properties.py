@@ -38,8 +38,8 @@ def small_programs():
     """In the interpreter: programs so small that a few rows take several, several passes, and two rows at a time."""
     with pytest.MonkeyPatch.context() as patch:
         if INTERPRETED:
-            patch.setattr(forward, "launch_size", lambda x: (128, 2))
-            patch.setattr(backward_stationary, "launch_size", lambda x: (128, 2, 2, 1))
+            patch.setattr(forward, "launch_size", lambda: (128, 2))
+            patch.setattr(backward_stationary, "launch_size", lambda *facts: (128, 2, 2, 1))
             patch.setattr(backward_block, "ELEMENTS", 512)
             patch.setattr(backward_atomic, "INTERPRETED", False)
         yield

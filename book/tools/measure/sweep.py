@@ -25,11 +25,15 @@ def sweep(rows, columns, dtype, seconds):
 
     dy, x, a, b = random_inputs(rows, columns, dtype=dtype)
     found = []
-    for name, module, sizes, call in (
-        ("forward", forward, FORWARD, lambda size: forward.forward(x, a, b, size)),
-        ("backward", backward, BACKWARD, lambda size: backward.backward_stationary(dy, x, a, b, size)),
+    for name, rule, sizes, call in (
+        ("forward", forward.launch_size(), FORWARD, lambda size: forward.forward(x, a, b, size)),
+        (
+            "backward",
+            backward.launch_size(x.element_size(), x.device),
+            BACKWARD,
+            lambda size: backward.backward_stationary(dy, x, a, b, size),
+        ),
     ):
-        rule = module.launch_size(x)
         variants = {size: functools.partial(call, size) for size in [rule, *sizes]}
         times = hardware.time_interleaved(variants, seconds=seconds, most=40, warmup=0.0)
         best = min(times, key=lambda size: times[size].median)

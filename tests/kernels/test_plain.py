@@ -1,0 +1,118 @@
+"""Eager calls on plain tensors, whose launches are found once a shape."""
+
+import pytest
+import torch
+
+from flashkat_lite import _torch, norm_rational, rational
+from flashkat_lite.kernels import launch
+from flashkat_lite.testing import random_inputs
+
+HOOKS = {
+    "transposed": lambda t: t.transpose(0, -1).contiguous().transpose(0, -1) if t.dim() > 2 else t,
+    "tables by columns": lambda t: t.t().contiguous().t() if t.dim() == 2 else t,
+    "tables in bfloat16": lambda t: t.bfloat16() if t.dim() == 2 else t,
+    "as they are": lambda t: t,
+}
+
+
+def gradients(x, a, b, dy, hook=HOOKS["as they are"]):
+    inputs = [t.clone().requires_grad_() for t in (x, a, b)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, hook):
+        y = rational(*inputs)
+    return [y.detach(), *torch.autograd.grad(y, inputs, dy)]
+
+
+def inputs(dtype=torch.float32):
+    dy, x, a, b = random_inputs(6, 24, 4, (5, 4), dtype=dtype)
+    return x.view(2, 3, 24), a.bfloat16().float(), b.bfloat16().float(), dy.view(2, 3, 24)
+
+
+@pytest.fixture
+def looked_up(monkeypatch):
+    found, usual = [], _torch._plain
+
+    def remembered(*facts):
+        found.append(usual(*facts))
+        return found[-1]
+
+    remembered.cache_clear = usual.cache_clear
+    monkeypatch.setattr(_torch, "_plain", remembered)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_they_have_the_same_bits_as_the_launchers_that_look_at_their_tensors(monkeypatch, looked_up, dtype):
+    given = inputs(dtype)
+    plain = gradients(*given)
+    assert len(looked_up) == 2 and looked_up[0] is looked_up[1] is not None
+    monkeypatch.setattr(_torch, "_here", lambda x: False)
+    assert all(map(torch.equal, plain, gradients(*given))) and len(looked_up) == 2
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_may_give_back_other_tensors_than_were_saved(hook):
+    given = inputs()
+    for ours, theirs in zip(gradients(*given), gradients(*given, HOOKS[hook]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2**-7 if "bfloat16" in hook else 0, atol=0)
+
+
+def test_what_is_not_plain_takes_the_other_way(looked_up):
+    x, a, b, dy = inputs()
+    for others in (
+        (x.mT.contiguous().mT, a, b, dy),
+        (x, a[:1], b, dy),
+        (x, a, b.t().contiguous().t(), dy),
+        (x[:0], a, b, dy[:0]),
+    ):
+        gradients(*others)
+    assert looked_up and not any(looked_up)
+    gradients(x, a, b, dy.mT.contiguous().mT)
+    assert sum(map(bool, looked_up)) == 1  # forward
+
+
+def test_launches_are_forgotten_with_the_others(looked_up):
+    given = inputs()
+    gradients(*given)
+    launch.forget()
+    gradients(*given)
+    assert looked_up[0] is looked_up[1] is not looked_up[2] is looked_up[3]
+
+
+WAYS = {
+    "with tables": dict(tables=True),
+    "alone": dict(tables=False),
+    "of a sum": dict(tables=True, branch=torch.float32),
+    "of a sum in two dtypes, alone": dict(tables=False, branch=torch.bfloat16),
+}
+
+
+def norms(hook=HOOKS["as they are"], dtype=None, tables=True, branch=None):
+    x, a, b, dz = inputs()
+    x = x + 3.0
+    weight, bias = torch.linspace(0.5, 2, 24), torch.linspace(-1, 1, 24)
+    given = [t.clone().requires_grad_() for t in (x, weight, bias, *((a, b) if tables else ()))]
+    added = torch.ones_like(x, dtype=branch).requires_grad_() if branch else None
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, hook):
+        found = norm_rational(*given, dtype=dtype, branch=added)
+    z, *total = found if branch else (found,)
+    grads = [dz.to(z.dtype), *(dz.flip(0) for _ in total)]
+    return [z.detach(), *torch.autograd.grad((z, *total), (*given, *([added] if branch else ())), grads)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norms_are_found_too_and_have_the_same_bits(monkeypatch, looked_up, dtype, way):
+    plain = norms(dtype=dtype, **WAYS[way])
+    assert len(looked_up) == 1 and looked_up[0]
+    monkeypatch.setattr(_torch, "_here", lambda x: False)
+    assert all(map(torch.equal, plain, norms(dtype=dtype, **WAYS[way]))) and len(looked_up) == 1
+
+
+NARROWED = {"statistics in bfloat16": lambda t: t.bfloat16() if t.shape == (6,) else t}
+
+
+@pytest.mark.parametrize("hook", HOOKS | NARROWED)
+def test_a_norms_saved_tensors_may_come_back_as_others(hook):
+    near = 0.05 if "bfloat16" in hook else 0.0
+    for ours, theirs in zip(norms(), norms((HOOKS | NARROWED)[hook]), strict=True):
+        assert (ours - theirs).norm() <= near * ours.norm()
