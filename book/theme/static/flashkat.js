@@ -7,7 +7,8 @@
       const frames = [...document.getElementById(input.dataset.moves).children];
       const show = () => {
         frames.forEach((frame, place) => { frame.hidden = place !== +input.value; });
-        input.setAttribute("aria-valuetext", `${+input.value + 1} of ${frames.length}`);
+        const said = frames[+input.value]?.querySelector("svg[aria-label]")?.getAttribute("aria-label");
+        input.setAttribute("aria-valuetext", `${+input.value + 1} of ${frames.length}${said ? `: ${said}` : ""}`);
       };
       input.addEventListener("input", show);
       show();
