@@ -24,8 +24,8 @@ AXE = Package(
     "sha512-Xm7bpRXnDSX2YE2YFfBk2FnF0ep6tmG7xPh8iHee8MIcrgq762Nkce856dYtJYLkuIoYZvGfTs/PbZhideTcEg==",
     (("package/axe.min.js", ""),),
 )
-# Words of one kind are alike to axe, which takes seconds over thousands of them: the first of each stays. Nor are a
-# picture's parts anything to axe, unless they can be reached or have a name.
+# Words of one kind are alike to axe, which takes seconds over thousands of them: the first of each stays, and so do a
+# few formulas. Nor are a picture's parts anything to axe, unless they can be reached or have a name.
 UNWRAP = """() => {
   const seen = new Set(), kept = new Set();
   for (let alike = [0]; alike.length;) {
@@ -42,6 +42,8 @@ UNWRAP = """() => {
     });
     for (const word of alike) word.replaceWith(word.textContent);
   }
+  const formulas = [...document.querySelectorAll(".katex")];
+  for (const formula of formulas.slice(4)) formula.replaceChildren("x");
   for (const picture of document.querySelectorAll("svg:is([role=img], [aria-hidden=true])")) {
     if (!picture.querySelector("a, title, [tabindex], [role], [aria-label]")) picture.replaceChildren();
   }

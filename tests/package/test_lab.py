@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -314,6 +315,26 @@ def test_a_table_shows_every_gpu_that_has_a_record(library, shown):
 def test_a_table_without_a_source_has_no_provenance(shown):
     show.table({"what": "what", "n": "count|,"}, [{"what": "<adds>", "n": 1234}, {"what": "none", "n": None}])
     assert "1,234" in shown[0] and "&lt;adds&gt;" in shown[0] and "–" in shown[0] and "fk-source" not in shown[0]
+
+
+def test_a_table_may_have_a_caption(shown):
+    show.table({"what": "what"}, [{"what": "adds"}], caption="Additions & more")
+    assert shown[0].startswith('<table class="fk-table"><caption>Additions &amp; more</caption><thead>')
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.019954, "0.01995"),
+        (1842.52, "1,843"),
+        (20460.3, "20,460"),
+        (np.float32(122880), "122,900"),
+        (1.5e-5, "1.5e-05"),
+    ],
+)
+def test_a_large_figure_is_written_out(shown, value, text):
+    show.claim("A figure:", value, within=(None, None))
+    assert f"<strong>{text}</strong>" in shown[0]
 
 
 def ladder():

@@ -5,9 +5,11 @@
   const plain = (part) => part.textContent.replace(/\s+/g, " ").trim();
 
   Search.makeSearchSummary = (page, words, anchor) => {
+    const summary = document.createElement("p");
+    summary.className = "context";
     const found = new DOMParser().parseFromString(page, "text/html");
     const article = found.querySelector(".bd-article");
-    if (!article) return null;
+    if (!article) return summary;
     const noise = ".headerlink, .katex-html, svg, script, style, nav, .fk-around";
     article.querySelectorAll(noise).forEach((part) => part.remove());
     const section = (anchor && article.querySelector(anchor)) || article;
@@ -15,10 +17,8 @@
     const score = (text) => wanted.filter((word) => text.toLowerCase().includes(word)).length;
     const sentences = [...section.querySelectorAll("p, li, dd, figcaption")]
       .flatMap((part) => plain(part).match(/.+?[.?!](?=\s[A-Z]|$)|.+$/g) ?? []);
-    if (!sentences.length) return null;
+    if (!sentences.length) return summary;
     const best = sentences.reduce((one, other) => (score(other) > score(one) ? other : one));
-    const summary = document.createElement("p");
-    summary.className = "context";
     summary.textContent = best.length > 260 ? `${best.slice(0, 260).replace(/\s\S*$/, "")} …` : best;
     return summary;
   };
