@@ -150,7 +150,7 @@ def test_search_finds_the_page_that_has_the_word(browser, base, vendored, word, 
     with visit(browser, base, "search", vendored=vendored) as (tab, faults):
         tab.goto(f"{base}search.html?q={word}")
         tab.wait_for_selector(f"#search-results li a[href*='{page}']")
-        tab.wait_for_selector("#search-results li .context")
+        tab.wait_for_selector("#search-results li .context:not(:empty)")
         said = [one.inner_text() for one in tab.locator("#search-results li .context").all()]
         assert any(word.lower() in one.lower() for one in said)
         assert not [one for one in said if "Contents" in one or ".pdf" in one or one.startswith("...")]
@@ -189,7 +189,7 @@ def test_motion_can_be_unwanted(browser, base):
     assert not faults
 
 
-@pytest.mark.parametrize("page, limit", [("book/intro", 0.8), ("chapters/02_grkan", 0.8), ("book/part1_function", 0.8)])
+@pytest.mark.parametrize("page, limit", [("book/intro", 0.4), ("chapters/02_grkan", 0.7), ("book/part1_function", 0.5)])
 def test_what_comes_over_the_wire(browser, base, page, limit):
     with visit(browser, base, page) as (tab, _):
         tab.context.new_cdp_session(tab).send("Network.setCacheDisabled", {"cacheDisabled": True})

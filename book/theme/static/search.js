@@ -15,10 +15,9 @@
     const section = (anchor && article.querySelector(anchor)) || article;
     const wanted = [...words].map((word) => word.toLowerCase());
     const score = (text) => wanted.filter((word) => text.toLowerCase().includes(word)).length;
-    const sentences = [...section.querySelectorAll("p, li, dd, figcaption")]
-      .flatMap((part) => plain(part).match(/.+?[.?!](?=\s[A-Z]|$)|.+$/g) ?? []);
-    if (!sentences.length) return summary;
-    const best = sentences.reduce((one, other) => (score(other) > score(one) ? other : one));
+    const said = (part) => [...part.querySelectorAll("p, li, dd, figcaption")]
+      .flatMap((one) => plain(one).match(/.+?[.?!](?=\s[A-Z]|$)|.+$/g) ?? []);
+    const best = [...said(section), ...said(article)].reduce((one, other) => (score(other) > score(one) ? other : one), "");
     summary.textContent = best.length > 260 ? `${best.slice(0, 260).replace(/\s\S*$/, "")} …` : best;
     return summary;
   };
