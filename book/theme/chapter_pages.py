@@ -68,7 +68,7 @@ class ChapterPages(SphinxPostTransform):
         self._fold_set_up(section, cells)
         self._fold_objectives(section)
         for cell in cells:
-            self._name_fold(cell)
+            name_fold(cell)
         for parent in dict.fromkeys(cell.parent for cell in cells):
             _gather_claims(parent)
 
@@ -109,29 +109,32 @@ class ChapterPages(SphinxPostTransform):
                 section.insert(place + 2, html("</details>"))
                 return
 
-    def _name_fold(self, cell) -> None:
-        """Say what a fold holds; fold what measures, where it is no kernel."""
-        code, lines = code_of(cell), len(code_of(cell).splitlines())
-        if cell.get("hide_mode") is None:
-            if (
-                TIMES.search(code)
-                and not TEACHES.search(code)
-                and not set(cell["classes"]) & {"tag_exercise", "tag_check"}
-            ):
-                fold(cell, f"How this was timed ({lines} lines)")
-        elif cell["hide_mode"] == "input" and cell.get("prompt_show") == "Show the code":
-            raw = " ".join(node.astext() for node in outputs_of(cell) if isinstance(node, nodes.raw))
-            pictures = any(isinstance(node, nodes.image) for node in outputs_of(cell)) or "<svg" in raw
-            what = (
-                "figure"
-                if pictures or "widget-view" in raw or "fk-motion" in raw
-                else "table"
-                if "<table" in raw
-                else ""
-            )
-            words = f"Code of this {what}" if what else "How this is checked" if CLAIM.search(raw) else "Code"
-            fold(cell, f"{words} ({lines} lines)" if lines > 1 else words)
-            cell["classes"].append("fk-after")
+
+def name_fold(cell: nodes.Element) -> None:
+    """Say what a fold holds; fold what measures, where it is no kernel."""
+    code = code_of(cell)
+    lines = len(code.splitlines())
+    if cell.get("hide_mode") is None:
+        drives = TIMES.search(code) and not TEACHES.search(code)
+        if drives and not set(cell["classes"]) & {"tag_exercise", "tag_check"}:
+            fold(cell, f"How this was timed ({lines} lines)")
+    elif cell["hide_mode"] == "input" and cell.get("prompt_show") == "Show the code":
+        words = _of_outputs(cell) or _of_code(code)
+        fold(cell, f"{words} ({lines} lines)" if lines > 1 else words)
+        cell["classes"].append("fk-after")
+
+
+def _of_outputs(cell: nodes.Element) -> str:
+    shown = outputs_of(cell)
+    raw = " ".join(node.astext() for node in shown if isinstance(node, nodes.raw))
+    if re.search(r"<svg|widget-view|fk-motion", raw) or any(isinstance(node, nodes.image) for node in shown):
+        return "Code of this figure"
+    return "Code of this table" if "<table" in raw else "How this is checked" if CLAIM.search(raw) else ""
+
+
+def _of_code(code: str) -> str:
+    made = re.findall(r"^(?:def|class) (\w+)", code, re.MULTILINE)
+    return f"Code of {', '.join(made[:3])}" if made else "Code"
 
 
 def _figure(kind: str, wide: str, narrow: str, label: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from addresses import MENTION, title_of
-from chapter_pages import _gather_claims, claims_of
+from chapter_pages import _gather_claims, claims_of, name_fold
 from docutils import nodes
 from typeset import in_lines
 
@@ -201,3 +201,36 @@ def test_openings_are_drawn_for_both_widths_with_no_word_on_another():
             lie = [(a, b) for (a, one), (b, two) in itertools.combinations(boxes, 2) if fitting.overlap(one, two)]
             assert not lie, number
         figures.plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    "code, shown, words",
+    [
+        ("def walk(x):\n    return x\n\n\nclass Cache:\n    pass", [], "Code of walk, Cache (6 lines)"),
+        ("figure = 1", [nodes.image("", uri="a.svg")], "Code of this figure"),
+        ("lab.table()\n1", [nodes.raw("", "<table></table>", format="html")], "Code of this table (2 lines)"),
+        ("lab.claim()", [claim()], "How this is checked"),
+        ("print(1)", [nodes.literal_block("", "1")], "Code"),
+    ],
+)
+def test_a_fold_says_what_is_in_it(code, shown, words):
+    folded = cell(*shown)
+    folded["prompt_show"] = "Show the code"
+    folded.children[0].children = [nodes.literal_block("", code)]
+    name_fold(folded)
+    assert folded["prompt_show"] == words
+
+
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        ("r = lab.measure('e', 't', f)\nr", "How this was timed (2 lines)"),
+        ("@triton.jit\ndef kernel(): pass\n\nlab.timings({})", None),
+        ("guess = None\nlab.predict('?', 'ms', '04-a', guess)\nlab.timings({})", None),
+    ],
+)
+def test_what_times_is_folded_and_what_teaches_is_not(code, words):
+    made = cell(hide=None)
+    made.children[0].children = [nodes.literal_block("", code)]
+    name_fold(made)
+    assert made.get("prompt_show") == words
