@@ -20,6 +20,7 @@ TAKEN = (
     "pyproject.toml",
     "requirements.txt",
     "book/data/compilers",
+    "book/data/h200",
     "book/theme",
     "book/tools",
     "book/images",
