@@ -12,7 +12,7 @@ from flashkat_lite.testing import watching
 from . import exercises, figures, interactive
 from .exercises import check
 from .measuring import gpu_kernels, measure, timings
-from .predictions import predict, reveal
+from .predicting import predict, predictions, reveal
 from .show import claim, table
 from .xraying import like, xray
 
@@ -31,6 +31,7 @@ __all__ = [
     "note",
     "pick",
     "predict",
+    "predictions",
     "records",
     "reveal",
     "table",

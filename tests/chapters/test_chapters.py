@@ -154,6 +154,32 @@ def test_its_stubs_raise_only_when_called(path, read):
 ALLOWED = (ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign)
 
 
+def calls(cell, name):
+    """The calls of lab.name in a code cell."""
+    found = [node for node in ast.walk(stamp.parse(cell.source)) if isinstance(node, ast.Call)]
+    return [node for node in found if ast.unparse(node.func) == f"lab.{name}"]
+
+
+@every_chapter
+def test_its_predictions_are_asked_once_without_a_guess_and_answered_below(path, read):
+    waiting, asked = set(), set()
+    for cell in notebooks.code_cells(read(path)):
+        asks = calls(cell, "predict")
+        assert ("predict" in notebooks.tags(cell)) == bool(asks), f"{cell.id}: the tag predict goes with lab.predict"
+        assert len(asks) <= 1 and (not asks or cell.source.startswith("guess = None")), cell.id
+        for one in asks:
+            question, unit, source = map(ast.literal_eval, one.args[:3])
+            assert question and ast.unparse(one.args[3]) == "guess" and isinstance(unit, str), cell.id
+            assert re.fullmatch(rf"{path.stem[:2]}-[a-z0-9-]{{1,40}}", source) and source not in asked, source
+            waiting.add(source)
+            asked.add(source)
+        for one in calls(cell, "reveal"):
+            source = ast.literal_eval(one.args[0])
+            assert source in waiting, f"{cell.id}: {source} is not asked above, or was answered already"
+            waiting.remove(source)
+    assert not waiting, "asked and never answered"
+
+
 @every_chapter
 def test_its_figures_have_a_caption_a_name_and_a_description(path, read):
     for cell in notebooks.code_cells(read(path)):
