@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import docstrings
+import exercises
 import predictions
 import tinycss2
 from docutils import nodes
@@ -487,6 +488,7 @@ def setup(app):
     app.connect("build-finished", write_sitemap)
     app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
     docstrings.setup(app)
+    exercises.setup(app)
     predictions.setup(app)
     app.add_directive("interactive", InteractiveFigure)
     app.add_directive("chapters", Chapters)

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
-from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-LOGGER = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = re.compile(r'<div class="fk-predict" data-source="([^"]+)" data-unit="([^"]*)"><p>(.*?)</p>', re.DOTALL)
 REVEALED = re.compile(r'<p class="fk-reveal" data-source="([^"]+)" data-value="([^"]+)">(Measured: .*?\.)(?: |</p>)')
 
 
 def html(source: str, unit: str, question: str, value: str, words: str) -> str:
-    """A question with its field, which needs a script, and its answer, folded."""
+    """A question with its field, which needs a script, and its answer, folded; or that it is not known here yet."""
     asked = re.sub(r"\$([^$]+)\$", r'<span class="math notranslate nohighlight">\\(\1\\)</span>', question)
+    if not value:
+        return f'<div class="fk-predict"><p class="fk-predict-asks">{asked}</p><p>Not measured yet.</p></div>'
     facts = f'data-source="{source}" data-unit="{unit}" data-value="{value}"'
     label = f"Your guess, in {unit}" if unit else "Your guess"
     # pst-js-only is the theme's, for what does nothing without a script.
@@ -45,19 +45,12 @@ class Predictions(SphinxPostTransform):
 
     def run(self, **kwargs) -> None:
         raws = list(self.document.findall(nodes.raw))
-        answers = {found[1]: found for node in raws if (found := REVEALED.search(node.astext()))}
+        answers = {found[1]: found.groups()[1:] for node in raws if (found := REVEALED.search(node.astext()))}
         for node in raws:
             if not (found := ASKED.search(node.astext())):
                 continue
             source, unit, question = found.groups()
-            answer = answers.pop(source, None)
-            if answer is None:
-                LOGGER.warning("lab.predict asks %s, and no lab.reveal below answers it", source, location=node)
-                continue
-            made = html(source, unit, question, answer[2], answer[3])
-            node.replace_self(raw(made))
-        for source in answers:
-            LOGGER.warning("lab.reveal answers %s, which no lab.predict asks", source, location=self.env.docname)
+            node.replace_self(raw(html(source, unit, question, *answers.get(source, ("", "")))))
         for cell in list(self.document.findall(nodes.container)):
             if "tag_predict" in cell["classes"]:
                 for part in [p for p in cell.children if "cell_input" in p.get("classes", ())]:

@@ -10,7 +10,7 @@ from flashkat_lite import records
 from flashkat_lite.testing import watching
 
 from . import exercises, figures, interactive
-from .exercises import check
+from .exercises import check, hint
 from .measuring import gpu_kernels, measure, timings
 from .predicting import predict, predictions, reveal
 from .show import claim, table
@@ -25,6 +25,7 @@ __all__ = [
     "exercises",
     "figures",
     "gpu_kernels",
+    "hint",
     "interactive",
     "like",
     "measure",

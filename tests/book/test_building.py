@@ -35,6 +35,36 @@ SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="300pt" height="150pt" vi
 <rect width="300" height="150" fill="#ffffff"/><rect x="9" y="9" width="99" height="99" style="fill: #0072b2"/></svg>"""
 LEFT_OUT = ("data", "_build", "_static", "__pycache__", "node_modules", ".ipynb_checkpoints", "book", "chapters", ".w")
 ASKED = "How long does `one` launch take, $t$ < 9?", "ms", "01-launch"
+PREDICT = {"tags": ["predict", "hide-input"]}
+NAMES = ("Hint", "Another hint")
+HINT = "Mind `tl.where`. Then $x < 1$? Try 1.5 first."
+HINTS = """Some text.
+
+<details>
+<summary>Hint</summary>
+
+The first **step**.
+
+</details>
+
+<details><summary>Hint</summary>
+
+The second step, $y$.
+
+</details>
+"""
+CHOICES = """**1.** Which?
+
+- (a) the *bytes*
+- (b) the additions, $n$
+
+<details>
+<summary>Answer</summary>
+
+**(b)**, since they queue.
+
+</details>
+"""
 FIGURE = {"figure": {"caption": "A bar, $x^2$ high.", "name": "fig-bar"}, "image": {"alt": "A bar"}}
 
 
@@ -60,8 +90,12 @@ def chapter(title, mystnb):
         new_markdown_cell(text, id="text"),
         new_code_cell("figure()", id="figure", outputs=[figure], metadata={"mystnb": mystnb}),
         new_code_cell("box", id="widget", outputs=[view]),
-        new_code_cell("guess = None", id="predict", outputs=shown(lab.predict, *ASKED), metadata={"tags": ["predict"]}),
+        new_code_cell("guess = None", id="predict", outputs=shown(lab.predict, *ASKED), metadata=PREDICT),
+        new_code_cell("guess = None", id="waits", outputs=shown(lab.predict, "And?", "", "01-and"), metadata=PREDICT),
         new_code_cell("reveal", id="reveal", outputs=shown(lab.reveal, "01-launch", 0.73)),
+        new_markdown_cell(HINTS, id="hints"),
+        new_code_cell("def f(): ...", id="stub", metadata={"tags": ["exercise"], "exercise": {"hint": HINT}}),
+        new_markdown_cell(CHOICES, id="self-test"),
     ]
     state = {"application/vnd.jupyter.widget-state+json": embedded["manager_state"]}
     language = {"name": "python", "pygments_lexer": "ipython3"}
@@ -153,12 +187,33 @@ def test_the_life_of_a_build(tmp_path, build_book, html, ascii_locale, browser, 
             tab.get_by_role("button", name="Forget all").press("Enter")
             assert "No guesses in this browser yet" in tab.get_by_role("status").inner_text()
         assert not faults
-    with subtests.test("without scripts a prediction's answer is folded below it"):
+    with subtests.test("hints unfold a step at a time, and a choice is made before the answer"):
+        with visit(browser, serve(sample.html), "chapters/01_one", vendored=vendored) as (tab, faults):
+            for steps in (("The first step.", "The second step"), ("Mind tl.where.", "Then", "Try 1.5 first.")):
+                for place, words in enumerate(steps):
+                    step = tab.get_by_text(words)
+                    assert not step.is_visible()
+                    around = step.locator("xpath=ancestor::details[1]")
+                    around.locator("summary").first.press("Enter")
+                    assert step.is_visible() and around.locator("summary").first.inner_text() == NAMES[place > 0]
+            assert not tab.get_by_text("since they queue").is_visible()
+            for choice, said in (("(a) the bytes", "Not (a)."), ("(b) the additions", "(b) is right.")):
+                tab.get_by_role("button", name=choice).press("Enter")
+                assert tab.locator(".fk-choices-said").inner_text() == said
+            assert tab.get_by_text("since they queue").is_visible()
+            assert tab.get_by_text("Not measured yet.").is_visible()
+        assert not faults
+    with subtests.test("without scripts answers and hints are folded"):
         with visit(browser, serve(sample.html), "chapters/01_one", scripts=False) as (tab, faults):
             folded = tab.locator(".fk-predict details p")
             assert not folded.is_visible() and not tab.get_by_label("Your guess, in ms").is_visible()
             tab.get_by_text("Show me the answer").press("Enter")
             assert folded.is_visible() and folded.inner_text() == "Measured: 0.73 ms."
+            for name in ("Hint", "Another hint"):
+                tab.get_by_text(name, exact=True).first.press("Enter")
+            assert tab.get_by_text("The second step").is_visible() and not tab.get_by_text("since they").is_visible()
+            tab.get_by_text("Answer", exact=True).press("Enter")
+            assert tab.get_by_text("since they queue").is_visible()
         assert not faults
     with subtests.test("a second build does nothing until something changes"):
         assert "Nothing has changed" in sample.build().stdout

@@ -32,7 +32,7 @@ from tools.paths import TOOLS
 CHAPTERS = notebooks.select([])
 CHEAPEST = "07_atomic_backward"  # the one that is tried without a GPU too
 EXERCISES = {
-    "01-1": {"points": 2, "level": 1, "hint": "twice <b>"},
+    "01-1": {"points": 2, "level": 1, "hint": "Twice <b>. Is `x` a number? Add it."},
     "01-2": {"points": 3, "level": 2, "hint": "thrice"},
     "01-3": {"points": 4, "level": 3, "hint": "times itself"},
 }
@@ -98,9 +98,13 @@ def submission(chapter, first="pass", **answers):
 def test_a_student_notebook_holds_no_solution_and_no_output(handed_out):
     text = notebooks.text(handed_out)
     assert "_solution" not in text and "said" not in text
-    assert [cell.id for cell in handed_out.cells][:4] == ["heading", "setup", "stub-1", "check-1"]
+    assert [cell.id for cell in handed_out.cells][:5] == ["heading", "setup", "stub-1", "stub-1-hint", "check-1"]
     assert cell(handed_out, "check-1").metadata.tags == ["check", "raises-exception"]
-    assert cell(handed_out, "stub-1").metadata.exercise.hint == "twice <b>"
+    assert cell(handed_out, "stub-1").metadata.exercise.hint == EXERCISES["01-1"]["hint"]
+    first, second, third = cell(handed_out, "stub-1-hint").source.split("<details>\n")[1:]
+    assert first == "<summary>Hint</summary>\n\nTwice <b>.\n\n"
+    assert second == "<summary>Another hint</summary>\n\nIs `x` a number?\n\n"
+    assert third == "<summary>Another hint</summary>\n\nAdd it.\n\n</details></details></details>"
     assert "widgets" not in handed_out.metadata
     assert handed_out.metadata.flashkat == {"chapter": "01_first", "version": notebooks.version()}
 
@@ -380,7 +384,7 @@ def test_a_class_of_all_kinds(graded, subtests):
         page = (graded[0] / "feedback" / "cheats.ipynb.html").read_text(encoding="utf-8")
         assert "<strong>4 of 9 points</strong>" in page
         assert "expected 6, got 0" in page and grade_feedback.MEANINGS["Wrong"] in page
-        assert "Hint: twice &lt;b&gt;" in page and "times itself" not in page
+        assert "Hint: Twice &lt;b&gt;." in page and "times itself" not in page
         index = (graded[0] / "feedback" / "index.html").read_text(encoding="utf-8")
         assert 'href="ann/deletes.ipynb.html"' in index
         assert "<td>01-1</td><td>5</td><td>8</td><td>62%</td>" in index

@@ -193,7 +193,7 @@
   };
 
   document.addEventListener("DOMContentLoaded", () => {
-    document.querySelectorAll(".fk-predict").forEach(ask);
+    document.querySelectorAll(".fk-predict[data-value]").forEach(ask);
     document.querySelectorAll(".fk-predictions").forEach(showAll);
   });
 })();
