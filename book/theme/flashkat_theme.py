@@ -20,6 +20,8 @@ import about
 import addresses
 import chapter_pages
 import docstrings
+import exercises
+import predictions
 import tinycss2
 import typeset
 from docutils import nodes
@@ -500,7 +502,7 @@ def setup(app):
     app.connect("html-page-context", defer_scripts)
     app.connect("build-finished", write_sitemap)
     app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
-    for part in (docstrings, about, addresses, chapter_pages, typeset):
+    for part in (docstrings, exercises, predictions, about, addresses, chapter_pages, typeset):
         part.setup(app)
     app.add_directive("interactive", InteractiveFigure)
     app.add_directive("chapters", Chapters)

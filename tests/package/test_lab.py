@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from flashkat_lite import hardware, records, testing
-from flashkat_lite.lab import figures, fitting, measuring, setup, show
+from flashkat_lite.lab import exercises, figures, fitting, measuring, setup, show
+from flashkat_lite.lab.exercises import hints
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
 from tools.notebooks import stamp
 
@@ -512,3 +513,26 @@ def test_each_module_of_the_lab_can_be_the_first_to_be_imported(root):
         env=os.environ | {"TRITON_INTERPRET": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+# Hints
+
+
+def test_a_hint_unfolds_a_step_for_each_sentence(monkeypatch):
+    html = []
+    monkeypatch.setattr(hints, "display", lambda item: html.append(item.data))
+    hints.hint("06-3")
+    assert html[0].count("<details>") == html[0].count("</details>") == len(hints.of_chapter("06")["06-3"]) >= 3
+    assert html[0].startswith("<details><summary>Hint</summary><p><code>tl.histogram(values, BINS)</code> counts")
+    with pytest.raises(ValueError, match="no hint to '06-9'"):
+        hints.hint("06-9")
+
+
+def test_a_failed_check_offers_hints_in_a_readers_notebook_alone(monkeypatch):
+    for wanted, lines in (("0", 1), ("1", 2)):
+        monkeypatch.setenv("FLASHKAT_FORECAST", wanted)
+        with pytest.raises(Wrong) as caught:
+            exercises.check("05-3", lambda words: 0)
+        shown = caught.value._render_traceback_()
+        assert shown[0] == f"Wrong: {caught.value}" and len(shown) == lines
+    assert shown[1] == 'Stuck? lab.hint("05-3") unfolds a hint, a step at a time.'

@@ -1,8 +1,9 @@
 """`make grade SUBMISSIONS=folder`: runs students' notebooks with our checks in them, and writes what they earned.
 
-folder/grades.csv holds the points of each exercise, folder/feedback a page for each notebook and an index. Checks are
-taken from our chapters by cell id, so that editing or deleting one gains nothing; in grading/, kernel.py says how they
-run, collect.py what is graded, and table.py what of an earlier table stays.
+folder/grades.csv holds the points of each exercise, folder/predictions.csv what was guessed before it was measured,
+folder/feedback a page for each notebook and an index. Checks are taken from our chapters by cell id, so that editing or
+deleting one gains nothing; in grading/, kernel.py says how they run, collect.py what is graded, and table.py what of an
+earlier table stays.
 """
 
 import argparse
@@ -31,11 +32,12 @@ import psutil
 from .. import notebooks
 from ..notebooks import execute
 from ..paths import BUILD, ROOT, TOOLS
-from .grading import collect, feedback, kernel, table
+from .grading import collect, feedback, guesses, kernel, table
 from .grading.kernel import AGAIN
 from .grading.table import HEADER, Row  # noqa: F401
 
 ATTEMPTS = 4  # processes of a notebook
+GUESSED = "#guesses"  # among what cells said, and no cell's id
 # Variables of the grader's environment that a notebook sees: what finds Python, libraries, a compiler and a GPU. None
 # that names a place to write (caches, dumps, XDG_…): a notebook has its own, below its home.
 SEEN = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "SLURM_CPUS", "PYTHONHASH")
@@ -172,6 +174,7 @@ def outcomes(notebook, env, limits=None, beside=()):
     """Runs a notebook to its end in fresh processes, whatever fails; returns what each cell that ran said, by id.
 
     {"message": "" where the cell ran without an error, and of a check "printed": …, "speeds": [[line, band, share]]}
+    Under GUESSED stands what it guessed at the chapter's predictions.
     A check that failed at its place, and whose function is another at the notebook's end, is run there once more; it
     says so under its id with AGAIN. beside: {name: bytes} of files that the notebook finds where it runs.
     """
@@ -230,6 +233,8 @@ def run(path, limits):
             break
         process = Process(cells, path.parent / f"process-{attempt}", limits, deadline)
         at_fault = process.run(note, said)
+        if found := process.guesses():
+            note(GUESSED, found)
         if at_fault is None:
             break
         left_out.add(at_fault)
@@ -290,6 +295,7 @@ def surroundings(place, limits):
         "JUPYTER_PATH": str(place / "jupyter"),
         "MPLCONFIGDIR": str(place / "home" / "matplotlib"),
         "FLASHKAT_FORECAST": "0",
+        "FLASHKAT_PREDICTIONS": str(place / guesses.FILE),
     }
 
 
@@ -387,6 +393,14 @@ class Process:
             self.end()
         return None
 
+    def guesses(self):
+        """What the notebook guessed at the chapter's predictions, as far as it came."""
+        try:
+            with (self.place / guesses.FILE).open("rb") as file:
+                return guesses.read(file.read(guesses.LARGEST + 1))
+        except OSError:
+            return []
+
     def rounds(self, said):
         """The cells; then each check that has not earned all, once more under another id."""
         yield from self.cells
@@ -459,6 +473,7 @@ class Submission:
     notebook: nbformat.NotebookNode | None = None
     beside: dict = dataclasses.field(default_factory=dict)
     trouble: str = ""
+    guesses: list = dataclasses.field(default_factory=list)  # known once it was run
 
 
 class Failed(Exception):
@@ -490,6 +505,7 @@ def assess(submission, env, limits=None):
         said = outcomes(submission.notebook, env, limits, submission.beside)
     except Exception as error:
         raise Failed(f"cannot be run: {type(error).__name__}: {error}".partition("\n")[0]) from error
+    submission.guesses = [guesses.Guess(*one) for one in said.get(GUESSED, ())]
     cells = submission.notebook.cells
     failed = [(cell.source, said[cell.id]["message"]) for cell in cells if not is_check(cell) and cell.id in said]
     failed = [(source.strip().partition("\n")[0], message) for source, message in failed if message]
@@ -576,13 +592,13 @@ def _grade(folder, book, limits, jobs, stack):
     try:
         for one in handed:
             if one.content is None:
-                book.add(one.name, {}, [Row("", 0, 0, one.why)], [], no_page=one.passed_over)
+                book.add(one.name, {}, [Row("", 0, 0, one.why)], [], no_page=one.passed_over, guessed=one.guesses)
                 print(f"{one.name}: {one.why}", flush=True)
         for done in concurrent.futures.as_completed(running):
             one = running[done]
             try:
                 rows, failed = done.result()
-                book.add(one.name, one.content.stubs, rows, failed)
+                book.add(one.name, one.content.stubs, rows, failed, guessed=one.content.guesses)
             except Exception as error:  # ours; the others wait
                 book.failed(one.name, str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}")
             book.done += 1
@@ -629,7 +645,11 @@ class Class:
 
     def __init__(self, folder):
         self.folder, self.table, self.overrides = folder, table.Table(folder), table.Overrides(folder)
-        self.graded = {name: feedback.Graded(name, {}, rows, []) for name, rows in self.table.rows.items()}
+        before = guesses.kept(folder)
+        self.graded = {
+            name: feedback.Graded(name, {}, rows, [], guesses=before.get(name, []))
+            for name, rows in self.table.rows.items()
+        }
         self.done = self.expected = 0
         self.troubles, self.kept = [*filter(None, [self.table.trouble]), *self.overrides.troubles], True
         self.worths = functools.cache(worths)
@@ -661,9 +681,10 @@ class Class:
         except OSError:
             return False
 
-    def add(self, name, stubs, rows, failed, no_page=False):
+    def add(self, name, stubs, rows, failed, no_page=False, guessed=()):
         """Takes a file's rows in place of those that it had, and writes them."""
-        one = feedback.Graded(name, stubs, self.overrides.apply(name, rows, self.worths), failed)
+        rows = self.overrides.apply(name, rows, self.worths)
+        one = feedback.Graded(name, stubs, rows, failed, guesses=list(guessed))
         self.graded[name] = one
         if not no_page:
             one.page = self._page(one)
@@ -674,7 +695,8 @@ class Class:
         before = [row for row in self.table.rows.get(name, ()) if row.exercise]
         if before:
             note = f"from before: {why}"
-            self.add(name, {}, [row._replace(note=_also(row.note, note)) for row in before], [], no_page=True)
+            rows = [row._replace(note=_also(row.note, note)) for row in before]
+            self.add(name, {}, rows, [], no_page=True, guessed=self.graded[name].guesses)
         else:
             self.add(name, {}, [Row("", 0, 0, why)], [])
 
@@ -699,6 +721,7 @@ class Class:
         ordered = [self.graded[name] for name in sorted(self.graded)]
         try:
             self.table.write(ordered)
+            guesses.write(self.folder, {one.name: one.guesses for one in ordered})
             table.replace(self.folder / "feedback" / "index.html", feedback.index(ordered))
             self.kept = True
         except OSError as error:  # a full disk, say: the next one may have room

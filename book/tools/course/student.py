@@ -1,5 +1,7 @@
 """`make student`: the chapters without solutions and outputs, in _build/student."""
 
+import re
+
 import nbformat
 
 from .. import notebooks
@@ -7,6 +9,7 @@ from ..paths import BUILD
 from . import colab
 
 FOLDER = BUILD / "student"
+SENTENCE = re.compile(r"(?<=[.?!]) +(?=\S)")
 
 
 def for_student(notebook, chapter):
@@ -18,9 +21,21 @@ def for_student(notebook, chapter):
         if "check" in notebooks.tags(cell):
             kept = [tag for tag in notebooks.tags(cell) if tag != "skip-execution"]
             cell.metadata.tags = [*kept, "raises-exception"]
+    notebook.cells = [one for cell in notebook.cells for one in (cell, *_hints(cell))]
     notebook.metadata.pop("widgets", None)
     notebook.metadata.flashkat = {"chapter": chapter, "version": notebooks.version()}
     return notebooks.canonical(notebook)
+
+
+def _hints(cell):
+    """A cell below a stub with its hint, a step for each sentence, each folded in the one before."""
+    if "exercise" not in notebooks.tags(cell):
+        return
+    steps = SENTENCE.split(cell.metadata.exercise.hint)
+    opened = [f"<details>\n<summary>{'Another hint' if place else 'Hint'}</summary>\n\n{step}\n" for place, step in
+              enumerate(steps)]  # fmt: skip
+    text = "\n".join(opened) + "\n" + "</details>" * len(steps)
+    yield nbformat.v4.new_markdown_cell(text, id=f"{cell.id[:50]}-hint")
 
 
 def main():

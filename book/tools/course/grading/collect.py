@@ -9,6 +9,8 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from . import guesses
+
 LARGEST = 100_000_000  # bytes of a notebook: more is output, which is not read
 MEMBERS, UNPACKED, NESTED = 5000, 1_000_000_000, 3  # files and bytes of a zip; zips in zips
 BESIDE, BESIDE_ALL = 1_000_000, 20_000_000  # bytes of a file that is brought along with a notebook; of all of them
@@ -20,12 +22,16 @@ FOLDERS_LEFT = {".git", ".ipynb_checkpoints", "__macosx", "__pycache__"}
 
 @dataclasses.dataclass
 class Handed:
-    """A file or folder: its name as it is shown, unique in the class; a notebook as prepared, or why it is none."""
+    """A file or folder: its name as it is shown, unique in the class; a notebook as prepared, or why it is none.
+
+    guesses: of a file that the page *Your predictions* saved.
+    """
 
     name: str
     content: object = None
     why: str = ""
     passed_over: bool = False
+    guesses: list = dataclasses.field(default_factory=list)
 
 
 def shown(name):
@@ -95,7 +101,7 @@ class Collection:
         """What an earlier run wrote."""
         if path.parent == self.out:
             name = path.name.removeprefix(".").removesuffix(".partial")
-            if name == "overrides.csv" or (name.startswith("grades.") and name.endswith(".csv")):
+            if name in ("overrides.csv", guesses.FILE) or (name.startswith("grades.") and name.endswith(".csv")):
                 return True
         feedback = self.out / "feedback"
         if path == feedback:
@@ -179,6 +185,9 @@ class Collection:
         start = data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
         if named or (start.startswith(b"{") and b'"nbformat"' in data and b'"cells"' in data):
             return Handed(name, self.prepare(last, data, beside))
+        if guesses.SAVED.fullmatch(last) and (found := guesses.read(data)):
+            why = f"no notebook: {len(found)} guess(es), in {guesses.FILE}"
+            return Handed(name, why=why, passed_over=True, guesses=found)
         return _passed(name, last, beside)
 
 

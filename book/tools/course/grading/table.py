@@ -44,8 +44,12 @@ def replace(path, text):
         raise
 
 
+def cell(text):
+    """What somebody wrote as a cell: one line, which a spreadsheet does not take for a formula."""
+    return _safe("".join(c if c.isprintable() else " " for c in text))
+
+
 def _safe(text):
-    """Text that a spreadsheet does not take for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "'", "\t", "\r")) else text
 
 
@@ -62,7 +66,7 @@ def _number(text):
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def _lines(data):
+def read_lines(data):
     """A table's lines as {column: text}, as spreadsheets write them: with a mark in front, or semicolons."""
     text = data.decode("utf-8-sig", "backslashreplace").replace("\0", "")
     separator = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
@@ -78,7 +82,7 @@ class Table:
         self.path, self.rows, self.trouble = folder / "grades.csv", {}, ""
         self.before = self.path.read_bytes() if self.path.exists() else None
         try:
-            header, lines = _lines(self.before or b"")
+            header, lines = read_lines(self.before or b"")
         except csv.Error as error:
             header, lines, self.trouble = [], [], f"grades.csv could not be read ({error}): begun anew"
         if self.before and not {*HEADER[:5]} <= {*header}:
@@ -107,13 +111,9 @@ class Table:
         for one in graded:
             for row in one.rows:
                 numbers = f"{row.points:g}", f"{row.worth:g}"
-                words = (_safe(_one_line(text)) for text in (row.message, row.speed, row.note))
+                words = map(cell, (row.message, row.speed, row.note))
                 writer.writerow((_safe(one.name), row.exercise, *numbers, *words))
         replace(self.path, text.getvalue())
-
-
-def _one_line(text):
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 class Overrides:
@@ -123,7 +123,7 @@ class Overrides:
         self.path, self.troubles, self.given, self.used = folder / "overrides.csv", [], {}, set()
         if not self.path.exists():
             return
-        header, lines = _lines(self.path.read_bytes())
+        header, lines = read_lines(self.path.read_bytes())
         if not {"file", "exercise", "points"} <= {*header}:
             raise ValueError(f"{self.path}: its first line must name the columns file, exercise, points, comment")
         for number, line in enumerate(lines, 2):
