@@ -35,6 +35,19 @@ def apart(source, target, STRIDE: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def spread(source, target, places, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + tl.load(places + at), tl.load(source + at))
+
+
+@triton.jit
+def one_column(source, sums, rows, columns, row_stride, column_stride, ROWS: tl.constexpr):
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
+    read = tl.load(source + row.to(tl.int64) * row_stride + column * column_stride, mask=row < rows, other=0.0)
+    tl.atomic_add(sums + column, tl.sum(read.to(tl.float32), 0), sem="relaxed")
+
+
+@triton.jit
 def shift(values, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(values + at + 1, tl.load(values + at))
@@ -74,6 +87,21 @@ def strided(x, stride):
     y = x.new_empty(x.numel() * stride)
     apart[(x.numel() // 1024,)](x, y, STRIDE=stride, BLOCK=1024)
     return y
+
+
+def scattered(x, places):
+    generator = torch.Generator().manual_seed(0)
+    y, where = x.new_empty(places), torch.randint(places, x.shape, generator=generator, dtype=torch.int32)
+    spread[(x.numel() // 1024,)](x, y, where, BLOCK=1024)
+    return y
+
+
+def column_sums(dy, ROWS=1024):
+    """Sums of columns, right and slow: a program reads one column, and of each sector that it moves one word."""
+    rows, columns = dy.shape
+    sums = torch.zeros(columns, device=dy.device)
+    one_column[(triton.cdiv(rows, ROWS), columns)](dy, sums, rows, columns, *dy.stride(), ROWS=ROWS)
+    return sums
 
 
 def turned(x):
