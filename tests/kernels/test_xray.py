@@ -6,12 +6,14 @@ import re
 
 import pytest
 import torch
+import triton
 import xray_kernels as kernels
 
 from flashkat_lite import __main__, records
 from flashkat_lite.lab.exercises import ch09
 from flashkat_lite.xray import Outside, load, model, names, report, xray
 from flashkat_lite.xray.counting import plan
+from flashkat_lite.xray.stage import believing
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counts are taken in the interpreter")
 FORECASTS = records.root() / "book" / "forecasts"
@@ -191,6 +193,35 @@ def test_the_command_line_forecasts_a_function_and_a_kernel(capsys, monkeypatch)
     assert "double: An H200" in capsys.readouterr().out
     assert __main__.main(["xray", "xray_kernels:multiplied", "--shape", "16x16", "--shape", "16x16"]) == 1
     assert "outside of the model" in capsys.readouterr().err
+
+
+def test_a_sweep_draws_how_the_bound_changes_with_the_size(capsys, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    asked = ["xray", "xray_kernels:doubled", "--shape", "1024", "--sizes", "1k:64M", "--gpu", "h200"]
+    assert __main__.main(asked) == 0
+    drawn = capsys.readouterr().out.splitlines()
+    bars = [line for line in drawn if "█" in line]
+    bounds = [line.strip() for line in drawn if line.endswith(":")]
+    assert len(bars) == 9 and bars[-1].split()[0] == "67,108,864"
+    assert bounds[0] == "waiting:" and bounds[-1] == "HBM:"
+    assert float(bars[-1].split()[3]) < 1.1
+
+
+def test_code_that_looks_for_a_gpu_finds_one():
+    with believing(load("h100")):
+        x = torch.zeros(2, device="cuda")
+        assert x.is_cuda and x.device == torch.device("cuda", 0) and torch.empty_like(x).is_cuda
+        assert torch.cuda.is_available() and "H100" in torch.cuda.get_device_name()
+        assert torch.cuda.get_device_properties(x.device).multi_processor_count == 132
+        assert triton.runtime.driver.active.get_current_target().arch == 90
+        assert torch.equal(x.cpu(), torch.zeros(2, device=x.device))
+    assert not x.is_cuda and not torch.cuda.is_available()
+
+
+def test_an_autotuned_kernel_takes_the_settings_that_are_forecast_to_be_fastest():
+    tuned = xray(kernels.tuned, (2**24,), seconds=0.3)
+    (launch,) = [one for one in tuned.launches if hasattr(one, "grid")]
+    assert launch.grid[0] == 2**24 // 1024, "not tiles of 32, whose programs take longest to start"
 
 
 def rows(gpu):

@@ -11,6 +11,13 @@ def double(source, target, n, BLOCK: tl.constexpr):
     tl.store(target + at, 2.0 * tl.load(source + at, mask=at < n), mask=at < n)
 
 
+@triton.autotune([triton.Config({"BLOCK": block}) for block in (32, 1024)], key=["n"])
+@triton.jit
+def double_tuned(source, target, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + at, 2.0 * tl.load(source + at, mask=at < n), mask=at < n)
+
+
 @triton.jit
 def walk(source, target, n, BLOCK: tl.constexpr):
     row, at = tl.program_id(0), tl.arange(0, BLOCK)
@@ -68,6 +75,12 @@ def product(a, b, c):
 def doubled(x, block=1024):
     y = torch.empty_like(x)
     double[(triton.cdiv(x.numel(), block),)](x, y, x.numel(), BLOCK=block)
+    return y
+
+
+def tuned(x):
+    y = torch.empty_like(x)
+    double_tuned[lambda meta: (triton.cdiv(x.numel(), meta["BLOCK"]),)](x, y, x.numel())
     return y
 
 

@@ -21,9 +21,9 @@ HOMES = {
 TEXT = """# Census
 
 Who else lets many programs add to few places? This page counts it in {calls} calls from {packages} packages that
-install from PyPI: backward passes, and a few others that sum or count. None was written by us, and none is copied here.
-Each is the package's own function, called at a size of its package's benchmark where we know one, for each table says
-which; `flashkat_lite.xray` ran some of its programs in Triton's interpreter and counted. {timed}
+install from PyPI: backward passes, and a few others that sum or count. None was written by us, and none is copied
+here. Each is the package's own function; `flashkat_lite.xray` ran some of its programs in Triton's interpreter and
+counted. {sizes} {timed}
 
 {versions}
 
@@ -42,8 +42,9 @@ are forecast to be fastest of at most six.
 
 *Meet*: how many additions an address gets, on average. *Additions*: the time for which they alone would keep L2 busy,
 beside *the rest*: the slowest of the kernel's other terms. Only where the first is larger, and additions queue at one
-unit of L2, does the kernel have the disease of chapters 7 and 8. Sums of floats by such additions differ from run to
-run, whether they cost time or not.
+unit of L2, does the kernel have the disease of chapters 7 and 8; and only where the call would be faster by a quarter
+or more without them is it said to be ill. Sums of floats by such additions differ from run to run, whether they cost
+time or not.
 
 ## How the others sum
 
@@ -62,6 +63,10 @@ the same.
 
 def ms(value: float) -> str:
     return f"{value:.3g} ms" if value >= 0.1 else f"{1e3 * value:.3g} µs"
+
+
+def _size(one: dict) -> str:
+    return one["size"] + ("" if one["chosen"].startswith("a size of its own") else "; our size")
 
 
 def many(value: float) -> str:
@@ -83,7 +88,8 @@ def page() -> str:
     cases, times = census["cases"], recorded()
     known = {name: one for name, one in cases.items() if "forecast" in one}
     return TEXT.format(
-        calls=len(cases), packages=len({one["package"] for one in cases.values()}), timed=_timed(census, times),
+        sizes=_sizes(cases), calls=len(cases), packages=len({one["package"] for one in cases.values()}),
+        timed=_timed(census, times),
         versions=_versions(cases), verdict=_verdict(known), adding=_adding(known),
         pictures=_pictures(known, times), others=_others(known, times), waiting=_waiting(known),
         outside=_outside(cases),
@@ -100,6 +106,19 @@ def _timed(census: dict, times: dict) -> str:
     return text
 
 
+def _sizes(cases: dict) -> str:
+    theirs = sum(one["chosen"].startswith("a size of its own") for one in cases.values())
+    return (
+        f"{theirs} sizes are among those of the package's own benchmarks; the other {len(cases) - theirs} we chose, as "
+        "their tables say."
+    )
+
+
+def ill(forecast: dict) -> bool:
+    """Whether a call's forecast says that many writers on few addresses hold it back by a quarter or more."""
+    return forecast["ill"] and forecast["ms"] >= 1.25 * forecast["cured"]
+
+
 def _versions(cases: dict) -> str:
     rows = []
     for package in dict.fromkeys(one["package"] for one in cases.values()):
@@ -111,20 +130,18 @@ def _versions(cases: dict) -> str:
 
 def _verdict(known: dict) -> str:
     adding = [name for name, one in known.items() if one["adds"]]
-    ill = [(name, gpu) for name in adding for gpu, f in known[name]["forecast"].items() if f["ill"]]
+    found = {name: {gpu: f for gpu, f in known[name]["forecast"].items() if ill(f)} for name in adding}
+    found = {name: by_gpu for name, by_gpu in found.items() if by_gpu}
     text = (
-        f"{len(adding)} of {len(known)} calls with a forecast add to places that other programs add to, and the others "
-        "keep partial sums or let a row stay within its program. "
+        f"{len(adding)} of {len(known)} calls with a forecast add to places that other programs add to; the others "
+        "keep partial sums, or let a row stay within its program. "
     )
-    if not ill:
+    if not found:
         return text + "In none of them do these additions take longest: **by forecast, none has the disease.**"
-    for name, gpu in ill:
-        one = known[name]["forecast"][gpu]
-        text += (
-            f"**{name} has the disease by forecast on an {gpu.upper()}**: {ms(one['ms'])}; if nothing met, "
-            f"{ms(one['cured'])}, {one['ms'] / one['cured']:.1f} times as fast at best. "
-        )
-    return text + f"In the other {len(adding) - len({name for name, _ in ill})} these additions hide behind the rest."
+    for name, by_gpu in found.items():
+        times = [f"{ms(f['ms'])} on an {gpu.upper()}, {ms(f['cured'])} if nothing met" for gpu, f in by_gpu.items()]
+        text += f"**By forecast, {name} has the disease:** {'; '.join(times)}. "
+    return text + f"In the other {len(adding) - len(found)} these additions hide behind the rest, or cost little."
 
 
 def _adding(known: dict) -> str:
@@ -134,10 +151,10 @@ def _adding(known: dict) -> str:
             continue
         h200 = one["forecast"]["h200"]
         rows.append([
-            f"{name} ({one['size']})", one["sums"], many(sum(a["additions"] for a in one["adds"])),
+            f"{name} ({_size(one)})", one["sums"], many(sum(a["additions"] for a in one["adds"])),
             many(sum(a["addresses"] for a in one["adds"])),
             many(sum(a["additions"] for a in one["adds"]) / sum(a["addresses"] for a in one["adds"])),
-            ms(h200["additions"]), ms(h200["rest"]), "yes" if h200["ill"] else "no",
+            ms(h200["additions"]), ms(h200["rest"]), "yes" if ill(h200) else "no",
         ])  # fmt: skip
     header = ["call", "what is summed", "additions", "addresses", "meet", "additions alone", "the rest", "disease"]
     return table("Additions to shared places, forecast on an H200", header, rows)
@@ -147,7 +164,7 @@ def _pictures(known: dict, times: dict) -> str:
     """Return a picture of each call that has the disease, on the first GPU where it has it."""
     parts = []
     for name, one in known.items():
-        gpu = next((gpu for gpu, f in one["forecast"].items() if f["ill"]), None)
+        gpu = next((gpu for gpu, f in one["forecast"].items() if ill(f)), None)
         if gpu:
             f, taken = one["forecast"][gpu], times.get(gpu, {}).get(name, {}).get("ms")
             parts.append(bars(
@@ -160,7 +177,7 @@ def _pictures(known: dict, times: dict) -> str:
 def _others(known: dict, times: dict) -> str:
     rows = []
     for name, one in known.items():
-        row = [f"{name} ({one['size']})", "" if one["adds"] else one["sums"]]
+        row = [f"{name} ({_size(one)})", "" if one["adds"] else one["sums"]]
         for gpu in ("h200", "h100"):
             f = one["forecast"][gpu]
             row += [f"{ms(f['ms'])} ({f['ms'] / f['least']:.1f} ×)", f["bound"]] if gpu == "h200" else [ms(f["ms"])]
@@ -197,7 +214,7 @@ def _outside(cases: dict) -> str:
             f"{many(a['additions'])} additions on {many(a['addresses'])} addresses ({a['argument']})"
             for a in one.get("adds", [])
         )
-        rows.append([f"{name} ({one['size']})", one.get("outside") or one.get("error", ""), one["sums"], adds])
+        rows.append([f"{name} ({_size(one)})", one.get("outside") or one.get("error", ""), one["sums"], adds])
     return table("Not forecast", ["call", "why", "what is summed", "additions counted"], rows)
 
 
