@@ -63,6 +63,14 @@ def adds(launches: list) -> list[dict[str, Any]]:
     return rows
 
 
+def fences(launches: list) -> int:
+    """Return how many instructions of kernels that add to shared places wait until all before them is seen by all."""
+    from flashkat_lite.xray.counting import Launch
+
+    adding = [one for one in launches if isinstance(one, Launch) and one.words]
+    return sum(len(re.findall(r"\bMEMBAR\b", one.report.sass)) for one in adding)
+
+
 def partial_sums(launches: list) -> float:
     """Return the bytes that PyTorch's sums read after the kernels: what they wrote as partial sums."""
     from flashkat_lite.xray.counting import Torch
@@ -89,7 +97,7 @@ def row_of(name: str, launches: list, gpus: tuple[str, ...]) -> dict[str, Any]:
     from flashkat_lite.xray.report import forecast
 
     counted = {"kernels": [one.name for one in launches if isinstance(one, Launch)]}
-    counted |= {"adds": adds(launches), "partial": partial_sums(launches)}
+    counted |= {"adds": adds(launches), "fences": fences(launches), "partial": partial_sums(launches)}
     if outside := next((one.outside for one in launches if isinstance(one, Launch) and one.outside), ""):
         return counted | {"outside": outside}
     found = {}
