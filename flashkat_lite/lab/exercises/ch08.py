@@ -113,6 +113,12 @@ def _weighted(count: int, bins: int, seed: int) -> tuple[Tensor, Tensor]:
     return crowded(count, bins, 1, seed), guarded(weights)
 
 
+def _many(count: int, bins: int) -> Tensor:
+    """Return as many numbers of bins, half of them 1, made where they are used: new ones for each timed call."""
+    values = torch.randint(bins, (count,), device=lab.DEVICE, dtype=torch.int32)
+    return values.masked_fill_(torch.rand(count, device=lab.DEVICE) < 0.5, 1)
+
+
 @exercise("08-4")
 @poisoned()
 def weighted_histogram(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
@@ -125,8 +131,7 @@ def weighted_histogram(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         watch(f, *_weighted(60000, 64, 9), 64), 120_000, 60000 // 16, "60,000 elements in 64 bins",
         "elements are added to memory before the program has summed, or there are too many programs", spare=64,
     )  # fmt: skip
-    large = lambda: _weighted(2**24, 64, 9)[0], lambda: _weighted(2**24, 64, 9)[1]
-    timed(f, weighted_histogram_solution, {"2²⁴ elements in 64 bins": (*large, 64)})
+    timed(f, weighted_histogram_solution, {"2²⁴ elements in 64 bins": (lambda: _many(2**24, 64), (2**24,), 64)})
     return "sums of weights by bin, summed before they are added"
 
 
