@@ -350,7 +350,8 @@ def guarding(listeners: list[tuple[str, Callable]] = ()) -> Iterator[Guard]:
     """Guard the memory of the kernels that run inside, and tell listeners of their accesses; in the interpreter only.
 
     listeners: (kind, function), where kind is "load", "store", "add" (atomic) or "launch": see `testing.watching`; a
-    launch is told its kernel and its arguments by name. Raises a Fault out of the launch that is at fault.
+    launch is told its kernel and its arguments by name. A "done" is told the `Launch` that ended without a fault.
+    Raises a Fault out of the launch that is at fault.
     """
     guard.listeners += listeners
     if not guard.depth:
@@ -406,6 +407,9 @@ def _launched(original: Callable) -> Callable:
         try:
             result = original(self, *arguments, grid=grid, warmup=warmup, **named)
             launch.check_races()
+            for kind, tell in list(guard.listeners):
+                if kind == "done":
+                    tell(launch)
             return result
         except _Stop as stop:
             fault = stop.fault

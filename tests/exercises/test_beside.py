@@ -50,7 +50,7 @@ def gpu(monkeypatch):
     asked = []
     monkeypatch.setattr(beside, "judged", lambda *given, **named: asked.append((given, named)) or "counted")
     yield asked
-    common.state.counted = common.state.timed = False
+    common.state.begin()
 
 
 def test_on_a_gpu_plain_pytorch_is_refused_since_nothing_is_launched(gpu):
@@ -73,3 +73,24 @@ def test_launches_are_counted_by_tritons_own_hook():
             knobs.runtime.launch_enter_hook(types.SimpleNamespace(name="kernel"))
 
     assert (kernels.launched(f, 3), kernels.launched(torch.ones, 3)) == (3, 0)
+
+
+def test_fewer_launches_on_the_gpu_than_in_the_interpreter_are_refused_and_more_are_not(monkeypatch):
+    counted = {"right": "counted", "launches": [2, 1]}
+    monkeypatch.setattr(beside, "_process", lambda kind: lambda *asked: counted)
+    for launches in ([2, 1], [9, 1], [1], []):  # an autotuned kernel is launched more often
+        common.state.launches[:] = launches
+        assert beside.judged("09-3", (answers.column_sums,), clock=False) == "counted"
+    common.state.launches[:] = [1, 1]
+    with pytest.raises(Wrong, match=r"expected 2 launches of Triton kernels in a call, .* got 1 on the GPU"):
+        beside.judged("09-3", (answers.column_sums,), clock=False)
+    common.state.begin()
+
+
+def test_the_sass_of_what_was_launched_is_read_and_where_it_cannot_be_nothing_is_said():
+    text = "LDG.E.128 R4, [R2]\n@P0 LDG.E R5, [R2]\nREDG.E.ADD.F32 [R2], R4\nSTG.E [R2], R4\nRED.E [R2]\nLDGDEPBAR"
+    good = types.SimpleNamespace(asm={"sass": text}, n_regs=32, n_spills=0)
+    common.state.kernels.update(good=good, none=types.SimpleNamespace(asm={}), broken=None)
+    (line,) = kernels.sass()
+    assert line.startswith("On this GPU good has 32 registers, 0 spills; 2 loads (LDG), 1 stores (STG), 2 atomic")
+    common.state.begin()

@@ -1,5 +1,7 @@
 """In the interpreter, kernels inside `watching` touch their own tensors alone, and their programs do not race."""
 
+import re
+
 import pytest
 import torch
 import triton
@@ -7,6 +9,8 @@ import triton.language as tl
 
 from flashkat_lite import lab, testing
 from flashkat_lite.kernels import INTERPRETED
+from flashkat_lite.lab.exercises import common, touched
+from flashkat_lite.lab.exercises.ch07 import column_sums_copies_solution
 from flashkat_lite.testing import DataRace, OutOfBounds, guarded
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="make test runs these in a process of their own")
@@ -145,3 +149,56 @@ def test_what_a_fence_orders_or_nobody_can_tell_apart_is_no_race():
     assert race("last adds")[1][0] == 6.0
     assert race("lock")[0][0] == 6.0
     assert race("store the same")[0][0] == 1.0
+
+
+# The picture
+
+
+@triton.jit
+def strided_kernel(x_ptr, y_ptr, total_ptr, STRIDE: tl.constexpr):
+    at = tl.program_id(0) * 64 + tl.arange(0, 64)
+    x = tl.load(x_ptr + at * STRIDE)
+    tl.store(y_ptr + at, x)
+    tl.atomic_add(total_ptr + at % 2, x)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    html = []
+    monkeypatch.setattr(touched, "display", lambda item: html.append(item.data))
+    return html
+
+
+def test_the_picture_counts_sectors_and_additions_and_shows_which_program_touched_what(shown):
+    keeps = touched.Touched()
+    with testing.watching(done=keeps):
+        for programs in (1, 4, 100):
+            x, y = torch.ones(programs * 64 * 4), torch.zeros(programs * 64)
+            strided_kernel[(programs,)](x, y, torch.zeros(2), STRIDE=4)
+    keeps.show()
+    for words in (
+        "4 programs of strided_kernel",  # the launch that shows it best
+        "<code>x_ptr</code>: 256 elements loaded in 128 sectors of 32 bytes, 75% of these unused",
+        "<code>y_ptr</code>: 256 elements stored in 32 sectors of 32 bytes, 0% of these unused",
+        "<code>total_ptr</code>: 256 additions to 2 addresses, 128 at most to one",
+    ):
+        assert words in shown[0], words
+    stored = [float(x) for x in re.findall(r'<rect x="([\d.]+)"[^/]*fill: var\(--fk-green', shown[0])]
+    assert stored == sorted(stored) and len(set(stored)) == 4, "each program has its own quarter"
+    assert shown[0].count("fill: var(--fk-orange") == 4, "each program adds to one sector"
+
+
+@pytest.mark.parametrize(("wanted", "pictures"), [("0", 0), ("1", 1)])
+def test_a_right_answer_has_its_picture_in_a_readers_notebook_alone(shown, monkeypatch, capsys, wanted, pictures):
+    monkeypatch.setenv("FLASHKAT_FORECAST", wanted)
+    monkeypatch.setattr(common, "foretold", lambda *_: "a forecast")
+    lab.check("07-4", column_sums_copies_solution)
+    assert len(shown) == pictures and capsys.readouterr().out.count("a forecast") == pictures
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_a_right_answer_right(monkeypatch, capsys):
+    monkeypatch.setenv("FLASHKAT_FORECAST", "1")
+    monkeypatch.setattr(common, "foretold", lambda *_: "a forecast")
+    monkeypatch.setattr(touched, "picture", lambda launch: 1 / 0)
+    lab.check("07-4", column_sums_copies_solution)
+    assert "Right: " in capsys.readouterr().out

@@ -162,6 +162,14 @@ def judged(number: str, answers: tuple, clock: bool) -> str:
     counted = _process("interpreter")(number, text, names, False)
     if "wrong" in counted:
         raise Wrong(f"right on the GPU; in the interpreter, which counts: {counted['wrong']}")
+    here, there = common.state.launches, counted.get("launches", ())
+    if len(here) == len(there):  # else the check asks a GPU for other calls
+        for mine, expected in zip(here, there, strict=True):
+            if mine < expected:
+                raise Wrong(
+                    f"expected {expected} launches of Triton kernels in a call, as in the interpreter, got {mine} on "
+                    "the GPU. Likely cause: PyTorch does there what a kernel does elsewhere"
+                )
     if clock:
         took = _process("clock")(number, text, names, True)
         if "wrong" in took:
@@ -197,4 +205,4 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         except BaseException as error:
             return {"wrong": f"{type(error).__name__}: {error}"}
         speeds = [[speed.line, speed.band, speed.share] for speed in common.speeds]
-        return {"right": said, "speeds": speeds if asked["clock"] else []}
+        return {"right": said, "speeds": speeds if asked["clock"] else [], "launches": common.state.launches}

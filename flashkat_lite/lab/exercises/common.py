@@ -11,7 +11,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -361,11 +361,21 @@ forecasts: list[Callable[[], str]] = []  # what `timed` would ask a GPU that is 
 
 @dataclass
 class State:
-    """Of the check that runs: whether its counts and its clock are wanted from other processes; `here`: this is one."""
+    """Of the check that runs: whether its counts and its clock are wanted from other processes; `here`: this is one.
+
+    launches: of each call that was watched, how many; kernels: what a GPU ran in them, by name.
+    """
 
     counted: bool = False
     timed: bool = False
     here: bool = False
+    launches: list[int] = field(default_factory=list)
+    kernels: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        self.counted = self.timed = False
+        self.launches.clear()
+        self.kernels.clear()
 
 
 state = State()

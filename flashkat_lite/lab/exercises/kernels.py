@@ -1,9 +1,12 @@
 """What kernels do: watched in Triton's interpreter, and asked for the same bits again."""
 
 import contextlib
+import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,13 +23,16 @@ from .rules import Operations
 
 
 @contextlib.contextmanager
-def guarded_and_compiled() -> Iterator[None]:
-    """Where kernels are interpreted: guard memory inside, and raise Wrong unless each that ran would compile too."""
+def guarded_and_compiled(**told: Callable[..., None]) -> Iterator[None]:
+    """Where kernels are interpreted: guard memory inside, and raise Wrong unless each that ran would compile too.
+
+    told: listeners of `testing.watching`.
+    """
     if GPU or "triton" not in sys.modules or not interpreted():
         yield
         return
     launches = compiling.Launches()
-    with watching(launch=launches):
+    with watching(launch=launches, **told):
         yield
     try:
         word = launches.requests and compiling.refused(launches)
@@ -65,30 +71,65 @@ def watch(f: Callable, *arguments: Any) -> Accesses | None:
     """
     if GPU:
         state.counted = True
-        if not launched(f, *(t.to(DEVICE) if isinstance(t, Tensor) else t for t in arguments)):
+        state.launches.append(launched(f, *(t.to(DEVICE) if isinstance(t, Tensor) else t for t in arguments)))
+        if not state.launches[-1]:
             raise Wrong("expected a Triton kernel, got none: nothing was launched by Triton")
         return None
     with accesses() as seen, Operations() as operations, np.errstate(over="ignore"):  # an exp may be infinite, rightly
         seen.result = f(*arguments)
     seen.operations = operations
+    state.launches.append(launches(seen))
     return seen
 
 
 def launched(f: Callable, *arguments: Any) -> int:
-    """Return how many kernels of Triton's a call launches on a GPU."""
+    """Return how many kernels of Triton's a call launches on a GPU; keep them for `sass`."""
     from triton import knobs
 
-    names = []
+    count = itertools.count()
 
     def tell(metadata):
-        names.append(metadata)
+        next(count)
 
     knobs.runtime.launch_enter_hook.add(tell)
     try:
-        f(*arguments)
+        with _kept():
+            f(*arguments)
     finally:
         knobs.runtime.launch_enter_hook.remove(tell)
-    return len(names)
+    return next(count)
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """Keep in `state.kernels` what is launched inside; where this version of Triton launches otherwise, nothing."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(Exception):
+            from triton.compiler import CompiledKernel
+
+            original = CompiledKernel.launch_metadata
+
+            def launch_metadata(kernel, *arguments, **named):
+                state.kernels.setdefault(getattr(kernel, "name", "a kernel"), kernel)
+                return original(kernel, *arguments, **named)
+
+            stack.enter_context(mock.patch.object(CompiledKernel, "launch_metadata", launch_metadata))
+        yield
+
+
+SASS = {"loads (LDG)": r"\bLDG\b", "stores (STG)": r"\bSTG\b", "atomic operations (RED, ATOM)": r"\b(?:RED|ATOM)G?\b"}
+
+
+def sass() -> Iterator[str]:
+    """Yield a line for each kernel that was launched on the GPU: registers, and instructions of its SASS by kind.
+
+    Where a kernel's SASS cannot be had, there is no line: what is right stays right.
+    """
+    for name, kernel in list(state.kernels.items())[:4]:
+        with contextlib.suppress(Exception):
+            text = kernel.asm["sass"]
+            counts = ", ".join(f"{len(re.findall(pattern, text))} {what}" for what, pattern in SASS.items())
+            yield f"On this GPU {name} has {kernel.n_regs} registers, {kernel.n_spills} spills; {counts}."
 
 
 def launches(seen: Accesses) -> int:
