@@ -184,10 +184,10 @@ def test_cards_known_from_data_sheets_are_labelled():
 
 def test_the_command_line_forecasts_a_function_and_a_kernel(capsys, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    asked = ["xray", "xray_kernels:doubled", "--shape", "1000000", "--gpu", "h200,t4", "--json"]
+    asked = ["xray", "xray_kernels:doubled", "--shape", "1000000", "--gpu", "h200,h100", "--json"]
     assert __main__.main(asked) == 0
-    h200, t4 = json.loads(capsys.readouterr().out)
-    assert h200["ms"] < t4["ms"] and t4["extrapolated"]
+    h200, h100 = json.loads(capsys.readouterr().out)
+    assert h200["ms"] < h100["ms"] and not h100["extrapolated"]
     asked = ["xray", "xray_kernels:double", "--shape", "1000000", "--shape", "1000000", "--arg", "1000000"]
     assert __main__.main([*asked, "--grid", "977", "--set", "BLOCK=1024"]) == 0
     assert "double: An H200" in capsys.readouterr().out
@@ -219,9 +219,9 @@ def test_code_that_looks_for_a_gpu_finds_one():
 
 
 def test_an_autotuned_kernel_takes_the_settings_that_are_forecast_to_be_fastest():
-    tuned = xray(kernels.tuned, (2**24,), seconds=0.3)
+    tuned = xray(kernels.tuned, (2**20,), seconds=0.3)
     (launch,) = [one for one in tuned.launches if hasattr(one, "grid")]
-    assert launch.grid[0] == 2**24 // 1024, "not tiles of 32, whose programs take longest to start"
+    assert launch.grid[0] == 2**20 // 1024, "not tiles of 32, whose programs take longest to start"
 
 
 def rows(gpu):
