@@ -217,14 +217,13 @@ def poisoned() -> Iterator[None]:
                 result.data = np.where(active, result.data, largest.reshape(result.data.shape))
         return result
 
-    before = torch.get_deterministic_debug_mode()
-    # With it comes that `empty` fills its memory; use_deterministic_algorithms would first import torch._inductor.
-    torch.set_deterministic_debug_mode("error")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # with it comes that `empty` fills its memory
     try:
         with mock.patch.object(interpreter_builder, "create_masked_load", load), guarding():
             yield
     finally:
-        torch.set_deterministic_debug_mode(before)
+        torch.use_deterministic_algorithms(before)
 
 
 @contextlib.contextmanager
