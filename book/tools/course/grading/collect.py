@@ -9,6 +9,8 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from . import scripts, totals
+
 LARGEST = 100_000_000  # bytes of a notebook: more is output, which is not read
 MEMBERS, UNPACKED, NESTED = 5000, 1_000_000_000, 3  # files and bytes of a zip; zips in zips
 BESIDE, BESIDE_ALL = 1_000_000, 20_000_000  # bytes of a file that is brought along with a notebook; of all of them
@@ -95,7 +97,7 @@ class Collection:
         """What an earlier run wrote."""
         if path.parent == self.out:
             name = path.name.removeprefix(".").removesuffix(".partial")
-            if name == "overrides.csv" or (name.startswith("grades.") and name.endswith(".csv")):
+            if name in ("overrides.csv", *totals.FILES) or (name.startswith("grades.") and name.endswith(".csv")):
                 return True
         feedback = self.out / "feedback"
         if path == feedback:
@@ -179,6 +181,8 @@ class Collection:
         start = data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
         if named or (start.startswith(b"{") and b'"nbformat"' in data and b'"cells"' in data):
             return Handed(name, self.prepare(last, data, beside))
+        if last.lower().endswith(".py") and last not in beside and scripts.CHECKED.search(data):
+            return Handed(name, self.prepare(last, data, beside))  # a notebook's text, exported
         return _passed(name, last, beside)
 
 
