@@ -101,8 +101,8 @@ grade: $(READY)  ## score a folder of student notebooks: make grade SUBMISSIONS=
 colab: $(READY)  ## a first cell that installs the package on Colab: make colab REPO_URL=https://github.com/owner/name
 	@"$(PY)" book/tools colab
 
-wheelhouse: $(READY)  ## .whl: what a GPU node without network needs beside its own torch and Triton
-	@"$(PY)" book/tools wheelhouse
+wheelhouse: $(READY)  ## .whl: what a GPU node without network needs beside its own torch and Triton: [EXTRA=census]
+	@"$(PY)" book/tools wheelhouse $(if $(call given,EXTRA),--extra "$$EXTRA")
 
 release-check: $(READY)  ## fails where a chapter is stale or was not executed on a GPU
 	@"$(PY)" book/tools status --check

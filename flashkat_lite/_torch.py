@@ -145,7 +145,8 @@ def _norm_backward(
     if not _use_kernels(x):
         found = norm_gradients(dz, dsum, x, *parameters, rms, eps, branch_dtype)
         return tuple(map(_own, found))
-    tensors = dz, dsum, x, mean, rstd, *map(_rows, parameters)
+    statistics = mean.float(), rstd.float()  # a hook for saved tensors may have narrowed them
+    tensors = dz, dsum, x, *statistics, *map(_rows, parameters)
     return _launch(_launch_norm_backward, x, *tensors, branch_dtype=branch_dtype)
 
 
@@ -186,18 +187,23 @@ def _under_functorch() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def _facts(x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple:
-    return (
-        x.shape, x.stride(), x.dtype, x.device, numerator.shape, numerator.stride(), numerator.dtype,
-        denominator.shape, denominator.stride(), denominator.dtype,
+@functools.lru_cache(1024)
+def _plain(kind: str, *facts):
+    """Return the launches that `kernels.plain` has for these facts, found once; None if launchers must look closer."""
+    importlib.import_module(".kernels.launch", __package__).forgets(_plain)
+    return getattr(importlib.import_module(".kernels.plain", __package__), kind)(*facts)
+
+
+def _plain_rational(x: Tensor, numerator: Tensor, denominator: Tensor):
+    return _plain(
+        "rational", x.device, (x.shape, x.stride(), x.dtype), (numerator.shape, numerator.stride(), numerator.dtype),
+        (denominator.shape, denominator.stride(), denominator.dtype),
     )  # fmt: skip
 
 
-@functools.lru_cache(1024)
-def _plain_launches(*facts):
-    """Return `kernels.plain.launches` of these facts, None where the launchers must look closer: found once a shape."""
-    importlib.import_module(".kernels.launch", __package__).forgets(_plain_launches)
-    return importlib.import_module(".kernels.plain", __package__).launches(*facts)
+def _plain_norm(device, eps, dtype, *tensors: Tensor | None):
+    facts = [None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
+    return _plain("norm", device, eps, dtype, *facts)
 
 
 def _here(x: Tensor) -> bool:
@@ -212,7 +218,7 @@ def _eager(rung: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         @staticmethod
         def forward(ctx, x, numerator, denominator):
             ctx.save_for_backward(x, numerator, denominator)
-            if may_be_plain and _here(x) and (plain := _plain_launches(*_facts(x, numerator, denominator))):
+            if may_be_plain and _here(x) and (plain := _plain_rational(x, numerator, denominator)):
                 return plain.forward(x, numerator, denominator)
             return _forward(x, numerator, denominator, rung, KERNEL_SOURCES)
 
@@ -224,7 +230,7 @@ def _eager(rung: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
                 return registered_backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
             # Looked up again: a hook for saved tensors may return others than were saved.
             like_x = grad_output.dtype == x.dtype and grad_output.is_contiguous()
-            if may_be_plain and like_x and _here(x) and (plain := _plain_launches(*_facts(x, numerator, denominator))):
+            if may_be_plain and like_x and _here(x) and (plain := _plain_rational(x, numerator, denominator)):
                 return plain.backward(grad_output, x, numerator, denominator)
             return _backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
 
@@ -242,13 +248,31 @@ class EagerNormRational(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *arguments):
-        z, total, *_ = found = _norm_forward(*arguments, KERNEL_SOURCES)
+        x, branch, weight, bias, numerator, denominator, rms, eps, dtype = arguments
+        ctx.plain = None
+        if not rms and bias is not None and _here(x):
+            ctx.plain = _plain_norm(x.device, eps, dtype, x, weight, bias, branch, numerator, denominator)
+        if ctx.plain:
+            found = ctx.plain.forward(x, branch, weight, bias, numerator, denominator)
+        else:
+            found = _norm_forward(*arguments, KERNEL_SOURCES)
         _keep_norm(ctx, (*arguments, KERNEL_SOURCES), found)
+        ctx.facts = [(t.shape, t.dtype) for t in ctx.to_save if t is not None] if ctx.plain else None
         ctx.set_materialize_grads(False)
-        return z if arguments[1] is None else (z, total)
+        return found[0] if branch is None else found[:2]
 
     @staticmethod
     def backward(ctx, dz, dsum=None):
+        plain = ctx.plain
+        if plain and dz is not None and (dsum is None) == (plain.total is None) and not torch.is_grad_enabled():
+            saved = ctx.saved_tensors
+            tensors = [t for t in (dz, dsum, *saved) if t is not None]
+            # A hook for saved tensors may return others than were saved.
+            as_kept = [(t.shape, t.dtype) for t in saved if t is not None] == ctx.facts and dz.dtype == plain.dtype
+            if as_kept and can_bypass_dispatcher(*tensors) and all(t.is_contiguous() for t in tensors) and _here(dz):
+                dx, dbranch, *gradients = plain.backward(dz, dsum, *saved)
+                of_x, of_branch = ctx.dtypes
+                return dx.to(of_x), None if of_branch is None else dbranch, *gradients, None, None, None
         return _first_derivative_of_norm(ctx, dz, dsum)[:-1]
 
 

@@ -170,6 +170,7 @@ def time_interleaved(
     seconds: float = 1.0,
     warmup: float = 0.05,
     cold_l2: bool = True,
+    clean: bool = False,
     most: int = 100,
     least: int = 3,
     before: Callable[[], object] | None = None,
@@ -182,11 +183,13 @@ def time_interleaved(
 
     On a GPU a call is timed with CUDA events. Before it, the L2 cache is overwritten (cold_l2), or else the function is
     called once untimed; either keeps the GPU busy while the host prepares the launch, so that the launch is not
-    measured. With cold_l2 a function that the host enqueues in more than 50 µs, such as a backward pass by autograd,
-    finds the GPU busy for twice as long as the host needs. On a CPU the processor's clock is read, and caches are left
-    as they are. `before` is called before each timed call, and not timed.
+    measured. What was overwritten has yet to go from L2 to memory, and a call that leaves nothing there itself pays for
+    it; for functions that write little, `clean` reads other memory instead. With cold_l2 a function that the host
+    enqueues in more than 50 µs, such as a backward pass by autograd, finds the GPU busy for twice as long as the host
+    needs. On a CPU the processor's clock is read, and caches are left as they are. `before` is called before each timed
+    call, and not timed.
     """
-    stopwatch = _cuda_stopwatch(cold_l2) if torch.cuda.is_available() else _on_the_cpu
+    stopwatch = _cuda_stopwatch(cold_l2, clean) if torch.cuda.is_available() else _on_the_cpu
     repeats = {name: _warm_up(f, stopwatch, seconds, warmup, most, least) for name, f in functions.items()}
     pending = {name: [] for name in functions}
     for names in schedule(repeats):
@@ -225,15 +228,16 @@ def summary(milliseconds: list[float]) -> Timing:
     return Timing(median, low, high, len(milliseconds))
 
 
-def _cuda_stopwatch(cold_l2: bool):
+def _cuda_stopwatch(cold_l2: bool, clean: bool):
     """Return start(function), which enqueues a timed call and returns elapsed(): that waits, and gives milliseconds."""
     scratch = torch.empty(max(4 * device().l2_bytes, 2**28) if cold_l2 else 0, dtype=torch.uint8, device="cuda")
+    flush = (lambda: scratch.view(torch.int64).sum()) if clean else scratch.zero_
     host = {}  # for each function the fewest seconds: a full queue of launches keeps the host for longer than it needs
 
     def start(function):
         if cold_l2 and (enqueuing := host.get(function, 0)) > 50e-6:
             torch.cuda._sleep(int(2 * min(enqueuing, 5e-3) * 2e9))  # cycles, of at most 2 GHz
-        (scratch.zero_ if cold_l2 else function)()
+        (flush if cold_l2 else function)()
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         before = time.perf_counter()

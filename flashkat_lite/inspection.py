@@ -328,6 +328,8 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     kernel = getattr(module, job["name"])
+    while hasattr(kernel, "fn") and not hasattr(kernel, "params"):  # what tunes it, or sets its constants
+        kernel = kernel.fn
 
     def kind(name: str) -> str:
         if name in job["constexprs"]:
@@ -340,7 +342,8 @@ def _compile(job: dict[str, Any]) -> dict[str, Any]:
         return "*" + dtypes.get(name, "fp32")
 
     defaults = {p.name: p.default for p in kernel.params if p.is_constexpr and p.has_default}
-    job["constexprs"] = defaults | job["constexprs"]
+    for name, value in (defaults | job["constexprs"]).items():
+        job["constexprs"][name] = triton.language.dtype(value["dtype"]) if isinstance(value, dict) else value
     signature = {name: kind(name) for name in kernel.arg_names}
     attributes = {
         (i,): [["tt.divisibility", 16]]

@@ -1,18 +1,24 @@
 """What most calls are, with nothing left to find out: contiguous tensors, a table of its own for each group."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from . import backward_stationary, forward
+from . import backward_stationary, forward, norm_backward, norm_forward
 from .launch import BoundLaunch
 from .layout import table_stride
 
+Facts = tuple[torch.Size, tuple[int, ...], torch.dtype]  # of a tensor: shape, strides, dtype
 
-class Launches:
-    """`forward` and `backward_stationary` for tensors of one shape, dtype and device, which they do not look at."""
 
-    def __init__(self, first: BoundLaunch, main: BoundLaunch, partial_sums: int, last: BoundLaunch):
-        self.first, self.main, self.partial_sums, self.last = first, main, partial_sums, last
+class Rational(NamedTuple):
+    """`forward` and `backward_stationary` for tensors of one shape, dtype and device, at which they do not look."""
+
+    first: BoundLaunch
+    main: BoundLaunch
+    partial_sums: int
+    last: BoundLaunch
 
     def forward(self, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
         y = torch.empty_like(x)
@@ -20,29 +26,114 @@ class Launches:
         return y
 
     def backward(self, dy: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dx, da, db = torch.empty_like(x), torch.empty_like(numerator), torch.empty_like(denominator)
+        dx = torch.empty_like(x)
         partial = torch.empty(self.partial_sums, dtype=torch.float32, device=x.device)
         self.main(dy, x, numerator, denominator, dx, partial)
+        da, db = torch.empty_like(numerator), torch.empty_like(denominator)
         self.last(partial, denominator, da, db)
         return dx, da, db
 
 
-def launches(
-    shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype, device: torch.device,
-    a_shape: torch.Size, a_strides: tuple[int, ...], a_dtype: torch.dtype,
-    b_shape: torch.Size, b_strides: tuple[int, ...], b_dtype: torch.dtype,
-) -> Launches | None:  # fmt: skip
-    """Return the launches for x and tables of these facts; None where the general launchers are needed."""
-    x, numerator, denominator = (
-        torch.empty_strided(size, steps, dtype=of, device="meta")
-        for size, steps, of in ((shape, strides, dtype), (a_shape, a_strides, a_dtype), (b_shape, b_strides, b_dtype))
-    )
-    contiguous = all(t.is_contiguous() for t in (x, numerator, denominator))
-    if not (contiguous and dtype != torch.float64 and x.numel() and a_shape[0] == b_shape[0]):
+class Norm(NamedTuple):
+    """`norm_forward` and `norm_backward` of a LayerNorm with weight and bias, with tables or alone; also of a sum."""
+
+    dtype: torch.dtype  # z's
+    total: torch.dtype | None  # that of x + branch
+    also: torch.dtype | None  # the branch's, where its gradient is not the sum's
+    rows: int
+    first: BoundLaunch
+    main: BoundLaunch
+    partial: tuple[int, int]
+    last: BoundLaunch
+
+    def forward(self, x, branch, weight, bias, numerator, denominator) -> tuple[Tensor | None, ...]:
+        """Return (z, x + branch, mean, rstd)."""
+        z = torch.empty_like(x, dtype=self.dtype)
+        mean = torch.empty(self.rows, dtype=torch.float32, device=x.device)
+        rstd = torch.empty_like(mean)
+        a, b = (weight, weight) if numerator is None else (numerator, denominator)
+        if branch is None:
+            self.first(x, x, weight, bias, a, b, z, weight, mean, rstd)
+            return z, None, mean, rstd
+        total = torch.empty_like(x, dtype=self.total)
+        self.first(x, branch, weight, bias, a, b, z, total, mean, rstd)
+        return z, total, mean, rstd
+
+    def backward(self, dz, dsum, x, mean, rstd, weight, bias, numerator, denominator) -> tuple[Tensor | None, ...]:
+        """Return (dx, dbranch, dweight, dbias, dnumerator, ddenominator); x is what was normed, dsum its gradient."""
+        dx = torch.empty_like(x)
+        dbranch = torch.empty_like(x, dtype=self.also) if self.also else dx
+        partial = torch.empty(self.partial, dtype=torch.float32, device=x.device)
+        a, b = (weight, weight) if numerator is None else (numerator, denominator)
+        self.main(
+            dz,
+            x,
+            x if dsum is None else dsum,
+            weight,
+            bias,
+            a,
+            b,
+            mean,
+            rstd,
+            dx,
+            dbranch if self.also else rstd,
+            partial,
+        )
+        dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+        if numerator is None:
+            self.last(partial, b, dweight, dbias, weight, weight)
+            return dx, dbranch, dweight, dbias, None, None
+        da, db = torch.empty_like(a), torch.empty_like(b)
+        self.last(partial, b, dweight, dbias, da, db)
+        return dx, dbranch, dweight, dbias, da, db
+
+
+def _contiguous(facts: Facts) -> bool:
+    shape, strides, dtype = facts
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta").is_contiguous()
+
+
+def _tables(numerator: Facts, denominator: Facts) -> tuple | None:
+    """Return ((shape, stride, dtype), the same of the denominator); None where groups share one, or rows lie apart."""
+    if numerator[0][0] != denominator[0][0] or not (_contiguous(numerator) and _contiguous(denominator)):
         return None
-    a, b = ((t.shape, table_stride(t), t.dtype) for t in (numerator, denominator))
+    tensors = (torch.empty(shape, dtype=dtype, device="meta") for shape, _, dtype in (numerator, denominator))
+    return tuple((t.shape, table_stride(t), t.dtype) for t in tensors)
+
+
+def rational(device: torch.device, x: Facts, numerator: Facts, denominator: Facts) -> Rational | None:
+    """Return the launches for tensors of these facts; None where the general launchers are needed."""
+    (shape, strides, dtype), tables = x, _tables(numerator, denominator)
+    if not tables or not _contiguous(x) or dtype == torch.float64 or 0 in shape:
+        return None
+    a, b = tables
     first = forward.launch_config(shape, forward.launch_size(), strides, dtype, device, *a, *b)
     size = backward_stationary.launch_size(dtype.itemsize, device)
-    return Launches(first, *backward_stationary.launch_config(
-        shape, size, device, strides, dtype, strides, dtype, *a, *b,
-    ))  # fmt: skip
+    backward = backward_stationary.launch_config(shape, size, device, strides, dtype, strides, dtype, *a, *b)
+    return Rational(first, *backward)
+
+
+def norm(
+    device: torch.device, eps: float, dtype: torch.dtype, x: Facts, weight: Facts, bias: Facts,
+    branch: Facts | None, numerator: Facts | None, denominator: Facts | None,
+) -> Norm | None:  # fmt: skip
+    """Return the launches for tensors of these facts and z in `dtype`; None where the general launchers are needed."""
+    shape, _, of_x = x
+    of_branch = branch[2] if branch else None
+    given = [facts for facts in (x, weight, bias, branch) if facts]
+    tables = _tables(numerator, denominator) if numerator else ((norm_forward.NO_TABLE, 0, None),) * 2
+    wide = torch.float64 in (of_x, of_branch, dtype)
+    if not tables or not all(map(_contiguous, given)) or wide or 0 in shape:
+        return None
+    (a_shape, a_stride, a_dtype), (b_shape, b_stride, b_dtype) = tables
+    parameters, columns = (weight[2], bias[2], a_dtype, b_dtype), shape[-1]
+    ends = a_shape, b_shape, (a_stride, b_stride), True
+    total = torch.promote_types(of_x, of_branch) if branch else None
+    also = of_branch if of_branch not in (None, total) else None
+    first = norm_forward.launch_config(
+        shape, None, device, columns, of_x, columns, of_branch, (*parameters, dtype), *ends, eps
+    )  # fmt: skip
+    backward = norm_backward.launch_config(
+        shape, None, device, (columns,) * 3, total or of_x, dtype, total, also, parameters, *ends
+    )  # fmt: skip
+    return Norm(dtype, total, also, shape.numel() // columns, first, *backward)

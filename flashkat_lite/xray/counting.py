@@ -59,6 +59,7 @@ class Launch:
     warps: int
     report: Report
     sizes: dict[str, int]  # bytes of each tensor
+    outside: str = ""  # why the model does not know it, where it was counted all the same
     ran: int = 0
     side: int = 0  # of them, side by side with others
     alone: int = 0  # of them, drawn from the whole grid
@@ -377,7 +378,7 @@ def _described(kernel: Any, args: tuple, kwargs: dict[str, Any], constexprs: lis
 
             if not isinstance(value, dtype):
                 raise Outside(f"{kernel.fn.__name__}: the constant {name} is a {type(value).__name__}")
-            fixed[name] = str(value)
+            fixed[name] = {"dtype": str(value)}
     request = dict(
         kernel=kernel, constexprs=fixed, signature=signature, aligned=aligned, capability=capability, lines=True,
         num_warps=kwargs.get("num_warps") or 4, num_stages=kwargs.get("num_stages"), maxnreg=kwargs.get("maxnreg"),
@@ -385,13 +386,57 @@ def _described(kernel: Any, args: tuple, kwargs: dict[str, Any], constexprs: lis
     return values, request
 
 
+def _hidden(value: Any, interpreter: Any) -> Any:
+    """Return an argument as the kernel sees it: Triton's interpreter leaves floats as they are."""
+    if isinstance(value, float):
+        handle = interpreter.TensorHandle(np.array([value], np.float32), interpreter.tl.float32)
+        return interpreter.tl.tensor(handle, interpreter.tl.float32)
+    return interpreter._implicit_cvt(value)
+
+
 @contextlib.contextmanager
-def watch(capability: int = 90, seconds: float = 4.0) -> Iterator[list[Launch | Torch]]:
+def _whole(interpreter: Any) -> Iterator[None]:
+    """Give Triton's interpreter what it lacks: constants in bfloat16, and functions of CUDA's library.
+
+    These return what they were given: their results are not asked for, and no kernel takes addresses from them.
+    """
+    from triton.language.extra import libdevice
+
+    builder = interpreter.interpreter_builder
+
+    def bfloat16(value):
+        bits = (np.array([value], np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        return interpreter.TensorHandle(bits, interpreter.tl.bfloat16)
+
+    def given(kind, path, symbol, arguments, result, pure):
+        return arguments[0]
+
+    stubs = [f for f in vars(libdevice).values() if inspect.isfunction(f)]
+    codes = [f.__code__ for f in stubs]
+    for f in stubs:
+        f.__code__ = _first.__code__
+    try:
+        with (
+            mock.patch.object(builder, "create_extern_elementwise", given),
+            mock.patch.object(builder, "get_bf16", bfloat16, create=True),
+        ):
+            yield
+    finally:
+        for f, code in zip(stubs, codes):
+            f.__code__ = code
+
+
+def _first(*values: Any, **_: Any) -> Any:
+    return values[0]
+
+
+@contextlib.contextmanager
+def watch(capability: int = 90, seconds: float = 4.0, beyond: bool = False) -> Iterator[list[Launch | Torch]]:
     """Yield a list of the launches made inside: each is compiled for `capability`, and some of its programs run.
 
     Results inside are not the kernels' results: most programs never run. seconds: of running, for each launch, at most
-    (neighbours have half of them). Raises Outside where a kernel does what the model does not know, and RuntimeError
-    where Triton does not interpret.
+    (neighbours have half of them). Raises Outside where a kernel does what the model does not know; beyond: counts it
+    all the same, and its launch says why it has no forecast. RuntimeError where Triton does not interpret.
     """
     from triton.runtime import interpreter
 
@@ -411,10 +456,12 @@ def watch(capability: int = 90, seconds: float = 4.0) -> Iterator[list[Launch | 
         if key not in _reports:
             _reports[key] = inspect_many([request])[0]
         report = _reports[key]
-        refuse(kernel.fn.__name__, report)
+        outside = refused(kernel.fn.__name__, report)
+        if outside and not beyond:
+            raise Outside(outside)
         tensors = {k: v for k, v in values.items() if hasattr(v, "data_ptr")}
         sizes = {k: v.untyped_storage().nbytes() - v.storage_offset() * v.element_size() for k, v in tensors.items()}
-        launch = Launch(kernel.fn.__name__, (x, y, z), request["num_warps"], report, sizes)
+        launch = Launch(kernel.fn.__name__, (x, y, z), request["num_warps"], report, sizes, outside)
         launches.append(launch)
         told = Teller(launch, tensors)
         scope, began = interpreter._patch_lang(function), time.process_time()
@@ -422,7 +469,7 @@ def watch(capability: int = 90, seconds: float = 4.0) -> Iterator[list[Launch | 
         builder.set_grid_dim(x, y, z)
         _now.append(told)
         try:
-            hidden = {k: v if k in constexprs else interpreter._implicit_cvt(v) for k, v in values.items()}
+            hidden = {k: v if k in constexprs else _hidden(v, interpreter) for k, v in values.items()}
             for some, told.drawn in plan(launch.grid):
                 before, until = launch.ran, seconds if told.drawn else seconds / 2
                 for i in some:
@@ -458,6 +505,8 @@ def watch(capability: int = 90, seconds: float = 4.0) -> Iterator[list[Launch | 
                 pointers, mask = (arguments[i] for i in (pointers_at, mask_at))
                 bits = max(pointers.get_element_ty().primitive_bitwidth, 8)
                 _now[-1](kind, _line(), np.asarray(pointers.data), np.asarray(mask.data), bits)
+                if kind == "add" and arguments[2].get_element_ty() == interpreter.tl.bfloat16:
+                    return arguments[2]  # which the interpreter does not add up
             return original(*arguments)
 
         return mock.patch.object(builder, name, access)
@@ -469,6 +518,7 @@ def watch(capability: int = 90, seconds: float = 4.0) -> Iterator[list[Launch | 
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(interpreter.InterpretedFunction, "run", run))
+        stack.enter_context(_whole(interpreter))
         for kind in kinds:
             stack.enter_context(watched(*kind))
         yield launches
@@ -481,8 +531,8 @@ UNKNOWN = {
 }
 
 
-def refuse(name: str, report: Report) -> None:
-    """Raise Outside where a kernel holds operations that the model does not know."""
-    for pattern, what in UNKNOWN.items():
-        if re.search(pattern, re.sub(r"loc\(.*|^#.*", "", report.ttir, flags=re.M)):
-            raise Outside(f"{name} uses {what}: outside of the model, so there is no forecast")
+def refused(name: str, report: Report) -> str:
+    """Return why a kernel has no forecast, where it holds operations that the model does not know; else ""."""
+    text = re.sub(r"loc\(.*|^#.*", "", report.ttir, flags=re.M)
+    found = next((what for pattern, what in UNKNOWN.items() if re.search(pattern, text)), "")
+    return f"{name} uses {found}: outside of the model, so there is no forecast" if found else ""

@@ -260,19 +260,20 @@ def estimate(launch: Launch | Torch, prices: Prices) -> Estimate:
     # Few programs leave multiprocessors empty, and the fullest one takes longest; of many, the last ones run alone.
     each = launch.programs / prices.multiprocessors
     waves = each / fit
-    customers = min(fit, each) * launch.warps / 4 * one.ahead
-    uneven = math.ceil(each) / each if waves <= 1 else 1.0
-    demand = {k: d * (1 if k in ("HBM", "L2") else uneven) for k, d in demand.items()}
-    delay = max(cycles - demand["issue"] / uneven, 0)
-    rate = throughput(customers, delay, demand)
-    busy = 1 / rate / a_warp
+    share = each / math.ceil(each) if waves <= 1 else 1.0  # of the fullest one's warps, that the mean one has
+    customers = min(fit, each / share) * launch.warps / 4 * one.ahead
+    asked = {k: d * (share if k in ("HBM", "L2") else 1.0) for k, d in demand.items()}
+    delay = max(cycles - demand["issue"], 0)
+    rate = throughput(customers, delay, asked)
+    busy = 1 / rate / (a_warp * share)
     if waves > 1:
         idle = min(1.0, cycles * rate / customers)
         busy *= 1 + 0.5 * idle * (math.ceil(waves) / waves - 1)
+    demand = {k: a / share for k, a in asked.items()}
     programs = launch.programs * prices.program
     placements, number = additions(launch, prices)
     terms = {k: d / a_warp for k, d in demand.items()}
-    terms |= {"waiting": cycles / customers / a_warp, "programs": programs}
+    terms |= {"waiting": cycles / customers / (a_warp * share), "programs": programs}
     after = launch.trips > 1 and not launch.adds_in_loop and launch.programs <= fit * prices.multiprocessors
 
     def total(unit: float) -> float:

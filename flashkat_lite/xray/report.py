@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from .counting import SECTOR, Launch, Torch
+from .counting import SECTOR, Launch, Outside, Torch
 from .model import Estimate, estimate, simpler, together
 from .prices import Prices
 from .warp import placed
@@ -91,6 +91,12 @@ class Forecast:
     @property
     def high(self) -> float:
         return (self.ms - self.main.ms + self.main.high) * self.spread
+
+    @property
+    def ill(self) -> bool:
+        """Whether many writers on few addresses hold a launch back: additions at one unit of L2 take longest of all."""
+        return any(isinstance(launch, Launch) and _binds(one) == "one unit's additions"
+                   for launch, one in zip(self.launches, self.estimates))  # fmt: skip
 
     @property
     def least(self) -> float:
@@ -206,7 +212,9 @@ class Forecast:
 
 
 def forecast(name: str, launches: list[Launch | Torch], prices: Prices) -> Forecast:
-    """Return the forecast of a function's launches. Raises ValueError where there is none."""
+    """Return the forecast of a function's launches. Raises ValueError where it has none, Outside for the unknown."""
+    if outside := next((one.outside for one in launches if isinstance(one, Launch) and one.outside), ""):
+        raise Outside(outside)
     if not any(isinstance(launch, Launch) for launch in launches):
         raise ValueError(f"{name} launched no Triton kernel: there is nothing to x-ray")
     return Forecast(name, prices, launches, [estimate(launch, prices) for launch in launches])
@@ -225,6 +233,12 @@ def _a(name: str) -> str:
     return f"An {short}" if short[0] in "AEFHILMNORSX8" else f"A {short}"
 
 
+def _binds(one: Estimate) -> str:
+    """Return which term of additions binds a launch, if one does; else ""."""
+    rest = max(t for k, t in one.terms.items() if "additions" not in k)
+    return one.bound if "additions" in one.bound and one.terms["one unit's additions"] >= rest else ""
+
+
 def _queues(launch: Launch, one: Estimate, prices: Prices) -> list[str]:
     """Many writers, few addresses: said where it binds; where it does not, one calm line."""
     if not launch.words:
@@ -234,7 +248,7 @@ def _queues(launch: Launch, one: Estimate, prices: Prices) -> list[str]:
     count = scale * sum(launch.words.values())
     where = f"Line{'s' * (len(lines) > 1)} {_listed(lines)} of {launch.name}"
     unit, rest = one.terms["one unit's additions"], [t for k, t in one.terms.items() if "additions" not in k]
-    if one.bound not in ("one unit's additions", "additions") or unit < max(rest):
+    if not _binds(one):
         ms = max(unit, one.terms["additions"])
         return [f"{where}: {count:,.0f} additions, {_ms(ms)}, beside {_ms(max(rest))} of the rest."]
     sectors = len(launch.queue)

@@ -5,6 +5,7 @@ Tensors stay on the CPU. Large ones are never filled, so what is inside runs at 
 
 import contextlib
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -13,11 +14,13 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import hardware
 from .counting import Launch, Torch, watch
+from .model import estimate
 from .prices import Prices
 
 PACKAGE = __name__.rpartition(".xray")[0]  # copies have other names
@@ -104,6 +107,106 @@ def _makes_large(function: Any, places: list) -> bool:
     return False
 
 
+class Elsewhere(TorchFunctionMode):
+    """Keeps on the CPU what code puts on a GPU. telling: and has tensors say that they lie on one."""
+
+    GPU = torch.device("cuda", 0)
+
+    def __init__(self, telling: bool):
+        super().__init__()
+        self.telling = telling
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if self.telling and function == Tensor.device.__get__:  # made anew each time that it is asked for
+            return self.GPU
+        if self.telling and function == Tensor.is_cuda.__get__:
+            return True
+        if function in (Tensor.cuda, Tensor.get_device):
+            return arguments[0] if function == Tensor.cuda else 0
+        return function(*map(_on_the_cpu, arguments), **{k: _on_the_cpu(v) for k, v in (options or {}).items()})
+
+
+def _on_the_cpu(value: Any) -> Any:
+    """Return a device of the CPU for one of a GPU, and anything else as it is."""
+    if isinstance(value, torch.device):
+        return torch.device("cpu") if value.type == "cuda" else value
+    return "cpu" if isinstance(value, str) and re.fullmatch(r"cuda(:\d+)?", value) else value
+
+
+@contextlib.contextmanager
+def believing(prices: Prices) -> Iterator[None]:
+    """Have code find a GPU of these prices wherever it looks: PyTorch's functions, its tensors, Triton's driver.
+
+    For other projects' code, which asks them what to launch, and how many programs; also when it is imported.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    facts = _properties(prices)
+    of_triton = {"multiprocessor_count": prices.multiprocessors, "max_shared_mem": prices.shared, "warpSize": 32}
+    fake = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", prices.capability, 32), get_current_device=lambda: 0,
+        get_device_interface=lambda: torch.cuda, get_active_torch_device=lambda: Elsewhere.GPU,
+        get_current_stream=lambda device=None: 0,
+        utils=SimpleNamespace(get_device_properties=lambda device: of_triton),
+    )  # fmt: skip
+    answers = {
+        "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
+        "get_device_name": lambda device=None: facts.name, "get_device_properties": lambda device=None: facts,
+        "get_device_capability": lambda device=None: (facts.major, facts.minor),
+        "device": lambda device: contextlib.nullcontext(), "synchronize": lambda device=None: None,
+        "is_bf16_supported": lambda including_emulation=True: True,
+    }  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+        stack.enter_context(mock.patch.object(driver, "_active", fake))
+        stack.enter_context(Elsewhere(telling=True))
+        yield
+
+
+def _properties(prices: Prices) -> SimpleNamespace:
+    """Return what PyTorch says of a GPU."""
+    return SimpleNamespace(
+        name=prices.name, multi_processor_count=prices.multiprocessors, L2_cache_size=prices.l2_bytes,
+        total_memory=2**36, major=prices.capability // 10, minor=prices.capability % 10, warp_size=32,
+        shared_memory_per_block=49152, shared_memory_per_block_optin=prices.shared - 1024,
+        shared_memory_per_multiprocessor=prices.shared, regs_per_multiprocessor=65536,
+        max_threads_per_multi_processor=prices.lanes,
+    )  # fmt: skip
+
+
+TUNED = 6  # settings of an autotuned kernel that are tried
+
+
+@contextlib.contextmanager
+def tuning(launches: list[Launch | Torch], prices: Prices) -> Iterator[None]:
+    """Have Triton's autotuner take the settings that are forecast to be fastest, of a few that span those it has."""
+    from triton.runtime.autotuner import Autotuner
+
+    def run(self, *arguments, **options):
+        self.nargs = dict(zip(self.arg_names, arguments))
+        settings = self.prune_configs(options)
+        if len(settings) > TUNED:
+            settings = [settings[round(k * (len(settings) - 1) / (TUNED - 1))] for k in range(TUNED)]
+        best = None
+        for setting in settings:
+            before = len(launches)
+            self.fn.run(*arguments, **options, **setting.all_kwargs())
+            made = launches[before:]
+            del launches[before:]
+            if any(isinstance(launch, Launch) and launch.outside for launch in made):
+                best = 0.0, made
+                break
+            ms = sum(estimate(launch, prices).ms for launch in made)
+            if best is None or ms < best[0]:
+                best = ms, made
+        launches.extend(best[1])
+
+    with mock.patch.object(Autotuner, "run", run):
+        yield
+
+
 def as_device(prices: Prices) -> hardware.Device:
     """Return the facts that code may ask about a GPU."""
     capability = f"{prices.capability // 10}.{prices.capability % 10}"
@@ -121,7 +224,7 @@ def _swap(stack: contextlib.ExitStack, old: Any, new: Any) -> None:
 
 
 @contextlib.contextmanager
-def pretending(prices: Prices, seconds: float = 4.0) -> Iterator[list[Launch | Torch]]:
+def pretending(prices: Prices, seconds: float = 4.0, beyond: bool = False) -> Iterator[list[Launch | Torch]]:
     """Yield the launches made inside, by code that finds a GPU of these prices: see `counting.watch`.
 
     `lab.pick` picks the GPU's sizes, `hardware.device()` answers, and the package's own kernels launch as they would
@@ -129,13 +232,7 @@ def pretending(prices: Prices, seconds: float = 4.0) -> Iterator[list[Launch | T
     """
     from ..kernels import launch, layout
 
-    facts = as_device(prices)
-    properties = SimpleNamespace(
-        name=facts.name, multi_processor_count=facts.multiprocessors, L2_cache_size=facts.l2_bytes,
-        total_memory=facts.memory_bytes, major=prices.capability // 10, minor=prices.capability % 10, warp_size=32,
-        shared_memory_per_block=49152, shared_memory_per_multiprocessor=prices.shared, regs_per_multiprocessor=65536,
-        max_threads_per_multi_processor=prices.lanes,
-    )  # fmt: skip
+    facts, properties = as_device(prices), _properties(prices)
     with contextlib.ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             if name.startswith(f"{PACKAGE}.kernels.") and hasattr(module, "INTERPRETED") and module is not launch:
@@ -165,8 +262,10 @@ def pretending(prices: Prices, seconds: float = 4.0) -> Iterator[list[Launch | T
         )
         stack.callback(launch.forget)
         launch.forget()
-        launches = stack.enter_context(watch(prices.capability, seconds))
+        launches = stack.enter_context(watch(prices.capability, seconds, beyond))
+        stack.enter_context(tuning(launches, prices))
         stack.enter_context(Shadows(launches))
+        stack.enter_context(Elsewhere(telling=False))
         yield launches
 
 

@@ -104,6 +104,29 @@ def test_where_a_clone_can_only_be_read_tools_work_on_a_copy_that_stays(tmp_path
     assert before == sorted((path, path.stat().st_mtime_ns) for path in clone.rglob("*"))
 
 
+def test_a_capture_keeps_the_fullest_slice_beside_the_mean():
+    from tools.measure import counters
+
+    told = {"lts__t_sectors_op_atom.avg": "1,510,000", "lts__t_sectors_op_atom.max": "29,000,000"}
+    untold = {"lts__t_sectors_op_red.avg": "n/a", "lts__cycles_elapsed.max": ""}
+    assert counters.slices_of(told | untold) == {"l2_atomic_sectors": {"avg": 1.51e6, "max": 2.9e7}}
+
+
+def test_an_ncu_that_does_not_know_the_slices_is_asked_again_without(monkeypatch):
+    from tools.measure import counters
+
+    asked = []
+
+    def run(command, **_):
+        asked.append(next((word for word in command if "gpu__time_duration" in word), ""))
+        answer = "Kernel Name\n\nbackward_atomic_kernel\n" if "--import" in command else ""
+        return subprocess.CompletedProcess(command, int("lts__cycles_elapsed" in asked[-1]), answer, "")
+
+    monkeypatch.setattr(counters.subprocess, "run", run)
+    assert [row["Kernel Name"] for row in counters.capture()] == ["backward_atomic_kernel"]
+    assert ["lts__cycles_elapsed.max" in metrics for metrics in asked] == [True, False, False]
+
+
 @pytest.mark.parametrize("name", ["counters", "sanitize"])
 def test_what_a_profiler_is_to_start_is_the_tool_itself(name, tmp_path, monkeypatch):
     """ncu and compute-sanitizer get words that Python can run, from any folder."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flashkat_lite import _torch, rational
+from flashkat_lite import _torch, norm_rational, rational
 from flashkat_lite.kernels import launch
 from flashkat_lite.testing import random_inputs
 
@@ -29,14 +29,14 @@ def inputs(dtype=torch.float32):
 
 @pytest.fixture
 def looked_up(monkeypatch):
-    found, usual = [], _torch._plain_launches
+    found, usual = [], _torch._plain
 
     def remembered(*facts):
         found.append(usual(*facts))
         return found[-1]
 
     remembered.cache_clear = usual.cache_clear
-    monkeypatch.setattr(_torch, "_plain_launches", remembered)
+    monkeypatch.setattr(_torch, "_plain", remembered)
     return found
 
 
@@ -76,3 +76,43 @@ def test_launches_are_forgotten_with_the_others(looked_up):
     launch.forget()
     gradients(*given)
     assert looked_up[0] is looked_up[1] is not looked_up[2] is looked_up[3]
+
+
+WAYS = {
+    "with tables": dict(tables=True),
+    "alone": dict(tables=False),
+    "of a sum": dict(tables=True, branch=torch.float32),
+    "of a sum in two dtypes, alone": dict(tables=False, branch=torch.bfloat16),
+}
+
+
+def norms(hook=HOOKS["as they are"], dtype=None, tables=True, branch=None):
+    x, a, b, dz = inputs()
+    x = x + 3.0
+    weight, bias = torch.linspace(0.5, 2, 24), torch.linspace(-1, 1, 24)
+    given = [t.clone().requires_grad_() for t in (x, weight, bias, *((a, b) if tables else ()))]
+    added = torch.ones_like(x, dtype=branch).requires_grad_() if branch else None
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, hook):
+        found = norm_rational(*given, dtype=dtype, branch=added)
+    z, *total = found if branch else (found,)
+    grads = [dz.to(z.dtype), *(dz.flip(0) for _ in total)]
+    return [z.detach(), *torch.autograd.grad((z, *total), (*given, *([added] if branch else ())), grads)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norms_are_found_too_and_have_the_same_bits(monkeypatch, looked_up, dtype, way):
+    plain = norms(dtype=dtype, **WAYS[way])
+    assert len(looked_up) == 1 and looked_up[0]
+    monkeypatch.setattr(_torch, "_here", lambda x: False)
+    assert all(map(torch.equal, plain, norms(dtype=dtype, **WAYS[way]))) and len(looked_up) == 1
+
+
+NARROWED = {"statistics in bfloat16": lambda t: t.bfloat16() if t.shape == (6,) else t}
+
+
+@pytest.mark.parametrize("hook", HOOKS | NARROWED)
+def test_a_norms_saved_tensors_may_come_back_as_others(hook):
+    near = 0.05 if "bfloat16" in hook else 0.0
+    for ours, theirs in zip(norms(), norms((HOOKS | NARROWED)[hook]), strict=True):
+        assert (ours - theirs).norm() <= near * ours.norm()

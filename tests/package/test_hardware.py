@@ -93,6 +93,12 @@ def test_time_interleaved_on_a_gpu_flushes_before_every_timed_call_and_reads_clo
         def zero_(self):
             log.append("flush")
 
+        def view(self, dtype):
+            return self
+
+        def sum(self):
+            log.append("read")
+
     sizes = []
     facts = hardware.Device("NVIDIA H200", "h200", "9.0", 132, 2**37, 60 * 2**20, None, None)
     monkeypatch.setattr(hardware, "device", lambda: facts)
@@ -110,6 +116,10 @@ def test_time_interleaved_on_a_gpu_flushes_before_every_timed_call_and_reads_clo
     log.clear()
     hardware.time_interleaved({"f": lambda: log.append("f")}, seconds=0.3, warmup=0, cold_l2=False)
     assert "flush" not in log and log[1:5] == ["f", "record", "f", "record"]
+
+    log.clear()
+    hardware.time_interleaved({"f": lambda: log.append("f")}, seconds=0.3, warmup=0, clean=True)
+    assert "flush" not in log and log[1:5] == ["read", "record", "f", "record"], "nothing is left to be written back"
 
     cycles.clear()
     slow = {"f": lambda: time.sleep(1e-3)}

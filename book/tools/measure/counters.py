@@ -43,6 +43,15 @@ STALLS = (
     "math_pipe_throttle", "membar", "mio_throttle", "misc", "no_instruction", "not_selected", "selected",
     "short_scoreboard", "sleeping", "tex_throttle", "wait",
 )  # fmt: skip
+# Of the L2's slices: a mean hides one that never rests, so each has its maximum, too.
+SLICES = {
+    "lts__t_sectors_op_atom": "l2_atomic_sectors",
+    "lts__t_sectors_op_red": "l2_reduction_sectors",
+    "lts__d_atomic_input_cycles_active": "l2_atomic_input_cycles",
+    "lts__cycles_elapsed": "l2_cycles",
+    "lts__t_sectors_srcunit_ltcfabric": "l2_fabric_sectors",
+}
+OVER = ("avg", "max", "min", "sum")
 RUNS = (  # name, rung or forward, rows, dtype; each launches its kernels once
     ("atomic_float32", "atomic", SMALL, "float32"),
     ("block_float32", "block", FULL, "float32"),
@@ -71,15 +80,23 @@ def launch_all():
     torch.cuda.profiler.stop()
 
 
-def capture():
-    """ncu's table: a row for each kernel launch, as dictionaries by metric."""
-    metrics = ",".join([*METRICS, *(STALL.format(name) for name in STALLS)])
+def capture(slices=True):
+    """ncu's table: a row for each kernel launch, as dictionaries by metric.
+
+    Not every version of ncu knows what SLICES asks for: then the table is made again without.
+    """
+    asked = [*METRICS, *(STALL.format(name) for name in STALLS)]
+    asked += [f"{unit}.{over}" for unit in SLICES for over in OVER] if slices else []
+    metrics = ",".join(asked)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         run = ["ncu", "--clock-control", "none", "--profile-from-start", "off"]
         run += ["-k", "regex:^(forward|backward).*_kernel$"]
         run += ["--metrics", metrics, "-f", "-o", str(report), sys.executable, str(TOOLS), "counters", "--launch"]
         done = subprocess.run(run, capture_output=True, encoding="utf-8", errors="replace")
+        if done.returncode and slices:
+            print(f"Without the slices of the L2, which this ncu does not count:\n{done.stdout[-500:]}")
+            return capture(slices=False)
         if done.returncode:
             sys.exit(f"ncu failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
         show = ["ncu", "--import", f"{report}.ncu-rep", "--csv", "--page", "raw", "--print-units", "base"]
@@ -101,7 +118,20 @@ def results(rows):
         stalls = {key: number(row[STALL.format(key)]) for key in STALLS if STALL.format(key) in row}
         found[name] = dict(kernel=row["Kernel Name"], rung=what, rows=count, columns=COLUMNS, dtype=dtype)
         found[name] |= figures | {"stalls": {k: v for k, v in stalls.items() if v}}
+        if slices := slices_of(row):
+            found[name]["slices"] = slices
     return found
+
+
+def slices_of(row):
+    """{name: {"avg", "max", "min", "sum"}} of what the slices of the L2 did, as far as ncu's row tells."""
+    told = {
+        key: {
+            over: number(row[f"{unit}.{over}"]) for over in OVER if row.get(f"{unit}.{over}") not in (None, "", "n/a")
+        }
+        for unit, key in SLICES.items()
+    }
+    return {key: figures for key, figures in told.items() if figures}
 
 
 def main():

@@ -2,7 +2,8 @@
 
 Such a machine is taken to have its own torch, Triton, NumPy and matplotlib, and no Jupyter. The wheels are those that
 requirements.txt pins, for that machine's Python and processor rather than this one's:
-`make wheelhouse WHEELHOUSE="--python-version 3.13 --machine aarch64"`.
+`make wheelhouse WHEELHOUSE="--python-version 3.13 --machine aarch64"`. `EXTRA=census` adds what an extra of
+pyproject.toml pins, and none of what that asks for: `make wheelhouse EXTRA=census`.
 """
 
 import argparse
@@ -62,6 +63,16 @@ def pins(text: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.M)}
 
 
+def extra_of(text: str, name: str) -> list[str]:
+    """The `name==version` of an extra of pyproject.toml. KeyError: there is none; ValueError: it pins one loosely."""
+    import tomllib
+
+    wanted = tomllib.loads(text)["project"]["optional-dependencies"][name]
+    if loose := [one for one in wanted if not re.fullmatch(r"[\w.-]+==[\w.]+", one)]:
+        raise ValueError(f"the extra {name} does not pin {', '.join(loose)}")
+    return wanted
+
+
 def download(specifiers: list[str], python_version: str, machine: str, into: Path) -> None:
     """`pip download` of exactly these, as wheels for the target."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -75,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python-version", default="3.12", help="of the machine without a network (3.12)")
     parser.add_argument("--machine", default="x86_64", choices=["x86_64", "aarch64"])
+    parser.add_argument("--extra", default="", help="of pyproject.toml, whose packages come along")
     options = parser.parse_args([*shlex.split(os.environ.get("WHEELHOUSE", "")), *sys.argv[1:]])
 
     pinned = pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
@@ -83,6 +95,11 @@ def main() -> None:
         f"{name}=={pinned[name]}" if name in pinned else f"{name}{requirement.specifier}"
         for name, requirement in sorted(packages.items())
     ]
+    if options.extra:
+        try:
+            specifiers += extra_of((ROOT / "pyproject.toml").read_text(encoding="utf-8"), options.extra)
+        except (KeyError, ValueError) as error:
+            sys.exit(f"EXTRA={options.extra}: {error if isinstance(error, ValueError) else 'there is no such extra'}")
     print(
         f"Downloading {len(specifiers)} wheels for Python {options.python_version}, Linux, {options.machine} …",
         flush=True,
