@@ -11,7 +11,11 @@ from tools.course import slides
 
 def test_a_deck_has_the_sections_figures_questions_and_claims_of_its_chapter(code):
     text = nbformat.v4.new_markdown_cell
-    figure = code("draw()", "figure", metadata={"mystnb": {"figure": {"caption": "Time. And more.", "name": "fig-x"}}})
+    figure = code(
+        "draw()",
+        "figure",
+        metadata={"mystnb": {"figure": {"caption": "Time of the additions, by width. And more.", "name": "fig-x"}}},
+    )
     figure.outputs = [nbformat.v4.new_output("display_data", {"image/svg+xml": "<?xml?><svg id='x'></svg>"})]
     claim = code("lab.claim('It takes', 3)", "claim")
     claim.outputs = [nbformat.v4.new_output("display_data", {"text/html": "<p>It takes <b>3&lt;4</b> ms.</p>"})]
@@ -32,7 +36,7 @@ def test_a_deck_has_the_sections_figures_questions_and_claims_of_its_chapter(cod
     assert "7. Adding" in shown[0] and "How slow\nis it?" in shown[0] and "Expect" in deck.slides[0]
     assert "It is 0.5 ms, see, for $a_1 &lt; b_1.$" in shown[1] and "Then more" not in shown[1]
     assert "Then more" in deck.slides[1] and "../html/chapters/07_adding.html#predict" in shown[1]
-    assert "How long?" in shown[2] and "<svg id='x'>" in shown[3] and "Time." in shown[3] and "more" not in shown[3]
+    assert "How long?" in shown[2] and "<svg id='x'>" in shown[3] and "by width." in shown[3] and "more" not in shown[3]
     assert "It takes 3&lt;4 ms." in shown[4] and "<em>cell</em>" in shown[5] and "<li>two</li>" in shown[6]
     assert "Why?" in shown[7] and "Because." not in shown[7] and "Because." in deck.slides[7]
     assert "Secret" not in deck.page() and "Away" not in deck.page()
