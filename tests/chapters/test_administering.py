@@ -8,11 +8,14 @@ import io
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 import zipfile
 
 import nbformat
 import pytest
-from test_students import CHECKS, RIGHT, STUB, cell, chapter, submission  # noqa: F401
+from test_students import CHECKS, RIGHT, cell, chapter, submission  # noqa: F401
 
 from flashkat_lite import lab
 from tools import notebooks
@@ -22,12 +25,10 @@ from tools.course.grading import feedback, scripts, table, totals
 
 @pytest.fixture
 def executed(chapter, monkeypatch):  # noqa: F811
-    """Grading that executes cells in this process, once a text: {source of a notebook: times}."""
-    ran = {}
+    """Grading that executes cells in this process."""
 
     def outcomes(notebook, *_):
         names, said = {"__name__": "__main__", "lab": lab}, {}
-        ran[notebook.cells[-1].source] = ran.get(notebook.cells[-1].source, 0) + 1
         for one in [*notebook.cells, *(c for c in notebook.cells if grade.is_check(c))]:
             id = one.id + grade.AGAIN if one.id in said else one.id
             if id != one.id and not said[one.id]["message"]:
@@ -41,7 +42,6 @@ def executed(chapter, monkeypatch):  # noqa: F811
 
     monkeypatch.setattr(grade, "outcomes", outcomes)
     monkeypatch.setattr(grade.subprocess, "run", lambda *_, **__: None)  # the list of fonts
-    return ran
 
 
 def rows(folder, name="grades.csv"):
@@ -300,6 +300,33 @@ def test_what_a_script_defines_is_known_whatever_it_is_written_in():
     assert scripts.defines("%magic\ndef f(): pass\n  g = 1", names) == {"f"}
     assert scripts.defines("from mine import f, x as g", names) == {"f", "g"}
     assert scripts.cells("# %% [markdown]\n# text\n# %%\nx = 1\n# %%\n\n# %%\ny = 2") == ["x = 1", "y = 2"]
+
+
+# By make
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (["student", "CHAPTERS=02 03"], ["student", "02", "03"]),
+        (
+            ["grade", "SUBMISSIONS=a", "EXERCISES=2.1 3.1", r"STUDENT=^(?P<id>\d+) \w+$$", "ARGS=--jobs 2"],
+            ["grade", "--exercises=2.1 3.1", r"--student=^(?P<id>\d+) \w+$", "--jobs", "2", "--", "a"],
+        ),
+        (["exam", "SEED=spring 27"], ["exam", "--", "spring 27"]),
+        (["slides"], ["slides"]),
+    ],
+)
+def test_words_reach_the_tools_as_they_were_typed(root, tmp_path, words, arguments):
+    told = tmp_path / "python"
+    told.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n", encoding="utf-8")
+    told.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-s", f"PY={told}", *words], cwd=root, capture_output=True, encoding="utf-8",
+        env=os.environ | {"EXERCISES": "not make's", "STUDENT": "not make's", "OUT": "not make's"},
+    )  # fmt: skip
+    assert json.loads(done.stdout) == ["book/tools", *arguments], done.stderr
 
 
 # Shared memory
