@@ -195,7 +195,10 @@ def test_a_teachers_own_pattern_says_whose_a_file_is(executed, chapter, tmp_path
         (["ann_07_atomic_backward.ipynb", "07_atomic_backward (3).ipynb"], ["ann", "3"]),
         (["07_atomic_backward.ipynb"], ["07_atomic_backward"]),
         (["all/José Ruiz_55_assignsubmission_file/07.ipynb"], ["55"]),
-        (["anndoe_123_456_07_atomic_backward-2.ipynb"], ["123"]),
+        (["anndoe_123_4567_07_atomic_backward-2.ipynb"], ["123"]),
+        (["x.zip/anndoe_123_4567_07.ipynb", "x.zip/beedoe_LATE_124_4568_07.ipynb"], ["123", "124"]),
+        (["ann/hw_07_3_final.ipynb", "bob/hw_12_34567_final.ipynb"], ["ann", "bob"]),
+        (["hw_07_3_final.ipynb"], ["hw_07_3_final"]),
     ],
 )
 def test_students_are_told_from_names_as_systems_make_them(names, ids):

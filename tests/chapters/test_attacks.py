@@ -105,6 +105,16 @@ ATTACKS = {
         "        frame = frame.f_back\n    return tuple(part[1] for part in frame.f_locals['right'](*case))",
         COUNT,
     ),
+    "callers' variables by the traceback module": (
+        "import traceback\ndef count_work(*case):\n    for frame, _ in traceback.walk_stack(None):\n"
+        "        if 'right' in frame.f_locals: return tuple(part[1] for part in frame.f_locals['right'](*case))",
+        COUNT,
+    ),
+    "a debugger": (
+        TRACER + "import bdb\nclass Mine(bdb.Bdb):\n    def trace_dispatch(self, *told): return tracer(*told)\n"
+        "def count_work(*_):\n    Mine().set_trace()\n    return 0, 0, 0",
+        COUNT,
+    ),
     "a mode": (
         ZEROS + "from torch.overrides import TorchFunctionMode\nclass Mode(TorchFunctionMode):\n"
         "    def __torch_function__(self, function, types, arguments=(), named=None):\n"

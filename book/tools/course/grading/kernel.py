@@ -26,6 +26,7 @@ import signal
 import stat
 import sys
 import threading
+import traceback
 import types
 import unittest.mock  # noqa: F401 (kept by snapshot)
 from pathlib import Path
@@ -253,7 +254,9 @@ class Quiet:
 class Watch:
     """Hears of every file that is opened and of ways to a check's own variables (PEP 578), which it bars meanwhile."""
 
-    BARRED = ("sys.settrace", "sys.setprofile", "sys._current_frames", "gc.get_objects", "gc.get_referrers")
+    TRACES = ("sys.settrace", "sys.setprofile")
+    BARRED = ("sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents")
+    ON_BEHALF = (inspect.__file__, traceback.__file__)  # what hands frames on to whoever asks
     FRAMES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
 
     def __init__(self, allowed, libraries=()):
@@ -263,22 +266,20 @@ class Watch:
     def __call__(self, event, arguments):
         if event == "open":
             if isinstance(arguments[0], str) and len(self.seen) < 20:
-                path = os.path.abspath(arguments[0])
-                if not path.startswith(self.allowed) and path not in self.seen:
-                    self.seen.append(path)
+                with contextlib.suppress(OSError, ValueError):  # a folder that is gone, say
+                    path = os.path.abspath(arguments[0])
+                    if not path.startswith(self.allowed) and path not in self.seen:
+                        self.seen.append(path)
         elif self.checking and not self.busy:
-            if event == "object.__getattr__":
-                asked = arguments[1] in self.FRAMES
-            else:
-                asked = event in self.BARRED or event in ("sys._getframe", "gc.get_referents")
-            if asked and self._is_students(event):
+            frames = event == "object.__getattr__" and arguments[1] in self.FRAMES
+            if event in self.TRACES or ((frames or event in self.BARRED) and self._is_students()):
                 raise RuntimeError("a check's variables are its own")
 
-    def _is_students(self, event):
+    def _is_students(self):
         self.busy = True
         try:
             frame = sys._getframe(2)
-            while frame.f_back and frame.f_code.co_filename == inspect.__file__:
+            while frame.f_back and frame.f_code.co_filename in self.ON_BEHALF:
                 frame = frame.f_back
             return not self.is_librarys(frame.f_code)
         finally:

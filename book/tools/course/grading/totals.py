@@ -18,7 +18,7 @@ CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 NAMED = (
     # Moodle: "Ann Lee_1234567_assignsubmission_file_/…"; Canvas: "leeann_LATE_12345_67890_…", with its own number
     ("moodle", re.compile(r"(?:^|/)(?P<name>[^/]+?)_(?P<id>\d+)_assignsubmission_[a-z]+_?(?:/|$)")),
-    ("canvas", re.compile(r"(?:^|/)(?P<name>[^/_]+)_(?P<late>LATE_)?(?P<id>\d+)_\d+_[^/]+$")),
+    ("canvas", re.compile(r"(?:^|/)(?P<name>[^/_]+)_(?P<late>LATE_)?(?P<id>\d{2,})_\d{4,}_[^/]+$")),
 )
 ENDINGS = re.compile(r"(\.(ipynb|txt|zip|py|json|tar|gz|7z|rar|pdf|html))+$", re.IGNORECASE)
 
@@ -44,11 +44,12 @@ class Which:
         """lead: the folders that all files of the class lie in."""
         if self.pattern:
             return self._by_pattern(name)
+        parts = name.split("/")[len(lead) :]
         for system, pattern in NAMED:
-            if found := pattern.search(name):
+            flat = len(parts) == 1 or parts[-2].lower().endswith(".zip")  # Canvas makes no folders
+            if (found := pattern.search(name)) and (system != "canvas" or flat):
                 said = found.groupdict()
                 return Student(said["id"], said["name"], bool(said.get("late")), system)
-        parts = name.split("/")[len(lead) :]
         if len(parts) > 1:
             return Student(ENDINGS.sub("", parts[0]) or parts[0])
         stem = ENDINGS.sub("", parts[-1])
