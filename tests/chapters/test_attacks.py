@@ -59,9 +59,9 @@ COMMON = "from flashkat_lite.lab.exercises import common\n"
 TRACER = """
 import sys
 def tracer(frame, event, argument):
-    for name in ("got", "mine"):
-        if name in frame.f_locals and "expected" in frame.f_locals:
-            frame.f_locals[name] = frame.f_locals["expected"]
+    found = frame.f_locals  # asked once: asking again undoes what was written
+    if "got" in found and "expected" in found:
+        found["got"] = found["expected"]
     return tracer
 """
 ATTACKS = {
