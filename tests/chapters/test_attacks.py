@@ -13,14 +13,14 @@ from tools.course.grading import kernel, seen
 from tools.paths import ROOT
 
 RUNNER = """
-import contextlib, importlib, io, json, os, sys, traceback
+import contextlib, importlib, io, json, os, sys, tempfile, traceback
 with contextlib.redirect_stdout(io.StringIO()):
     from flashkat_lite import lab
 from tools.course.grading import kernel
 for number in ("07", "02"):
     importlib.import_module(f"{kernel.CHECKS}.ch{number}")
 asked, variables = json.load(sys.stdin), {"__name__": "__main__"}
-variables["asked"] = asked
+variables["asked"], tempfile.tempdir = asked, asked["folder"]
 places = [os.path.join(place, "") for place in asked["readable"]]
 libraries = [*places, os.path.join(asked["root"], "flashkat_lite", ""), kernel.__file__]
 watch = kernel.Watch([*places, asked["folder"], "/proc/", "/dev/"], libraries)
@@ -105,8 +105,8 @@ ATTACKS = {
         "        frame = frame.f_back\n    return tuple(part[1] for part in frame.f_locals['right'](*case))",
         COUNT,
     ),
-    "callers' variables by the traceback module": (
-        "import traceback\ndef count_work(*case):\n    for frame, _ in traceback.walk_stack(None):\n"
+    "callers' variables by another module": (
+        "import inspect\ndef count_work(*case):\n    for frame in (one.frame for one in inspect.stack(0)):\n"
         "        if 'right' in frame.f_locals: return tuple(part[1] for part in frame.f_locals['right'](*case))",
         COUNT,
     ),
@@ -118,14 +118,15 @@ ATTACKS = {
     "a mode": (
         ZEROS + "from torch.overrides import TorchFunctionMode\nclass Mode(TorchFunctionMode):\n"
         "    def __torch_function__(self, function, types, arguments=(), named=None):\n"
-        "        if 'le' in getattr(function, '__name__', ''): return torch.ones((), dtype=torch.bool)\n"
-        "        return function(*arguments, **(named or {}))\nMode().__enter__()",
+        "        said = function(*arguments, **(named or {}))\n"
+        "        return torch.ones_like(said) if function.__name__ in ('le', '__le__') else said\nMode().__enter__()",
         SUMS,
     ),
     "a mode below": (
         ZEROS + "from torch.utils._python_dispatch import TorchDispatchMode\nclass Mode(TorchDispatchMode):\n"
         "    def __torch_dispatch__(self, function, types, arguments=(), named=None):\n"
-        "        return torch.zeros_like(function(*arguments, **(named or {})))\nMode().__enter__()",
+        "        said = function(*arguments, **(named or {}))\n"
+        "        return torch.zeros_like(said) if 'sub' in str(function) else said\nMode().__enter__()",
         SUMS,
     ),
     "a thread that patches again": (
