@@ -783,6 +783,36 @@ def test_a_notebook_sees_what_finds_python_and_a_gpu_and_no_place_to_write(tmp_p
     assert env["PYTHONUSERBASE"] == "/home/me/.local" and env["HOME"] == str(tmp_path / "place" / "home")
 
 
+def test_a_notebook_may_read_what_runs_it_and_nothing_of_anybodys(tmp_path, monkeypatch):
+    for name in ("home/bin", "home/secret", "sw/gcc/bin", "sw/gcc/lib", "data", "class"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, (tmp_path / "home" / "bin", tmp_path / "sw" / "gcc" / "bin"))))
+    monkeypatch.setattr(grade.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(grade, "HIDDEN", [str(tmp_path / "class")])
+    monkeypatch.setattr(grade, "GIVEN", [str(tmp_path / "data")])
+    found = [Path(place) for place in grade.readable.__wrapped__()]
+
+    def may_read(place):
+        return any(one == place or one in place.parents for one in found)
+
+    for name in ("home/bin", "sw/gcc/bin", "sw/gcc/lib", "data"):
+        assert may_read(tmp_path / name), name
+    for place in (tmp_path / "home" / "secret", tmp_path / "class", notebooks.CHAPTERS, Path("/")):
+        assert not may_read(place), place
+    assert may_read(Path(sys.prefix)) and may_read(Path("/usr"))
+
+
+def test_what_holds_something_hidden_is_opened_around_it(tmp_path):
+    for name in ("opt/a/x", "opt/b", "opt/b/c"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "opt" / "link").symlink_to(tmp_path)
+    opt = tmp_path / "opt"
+    assert [*grade_kernel.around(opt, [])] == [str(opt)]
+    assert [*grade_kernel.around(opt, [str(opt / "b" / "c")])] == [str(opt / "a")]
+    assert [*grade_kernel.around(opt, [str(opt)])] == [*grade_kernel.around(tmp_path / "none", [])] == []
+
+
 def test_packages_of_the_user_site_are_found_under_another_home(tmp_path, monkeypatch):
     base = tmp_path / "base"
     mine = base / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages" / "mine.py"

@@ -231,15 +231,19 @@ def readable():
     given = [path for name, path in os.environ.items() if sees(name) and os.path.isabs(path)]
     places += [path if os.path.isdir(path) else os.path.dirname(path) for path in given if os.path.exists(path)]
     places += [*sys.path, site.getuserbase() if site.ENABLE_USER_SITE else ""]
+    home = os.path.realpath(os.path.expanduser("~"))
+    # A compiler's libraries lie beside its folder bin; at home, so may anything.
+    places += [os.path.dirname(place) for place in places if place.endswith("/bin") and not place.startswith(home)]
     places = [place for place in places if len(Path(place).parts) > 1]
-    hidden = [str(ROOT), os.path.realpath(os.path.expanduser("~")), tempfile.gettempdir(), *HIDDEN]
+    hidden = [str(ROOT), home, tempfile.gettempdir(), *HIDDEN]
     hidden = [os.path.realpath(place) for place in hidden if len(Path(place).parts) > 1]
     python = [os.path.realpath(place) for place in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
     ours = [inner for place in python for inner in kernel.around(place, [one for one in hidden if one != place])]
-    return sorted({*ours, *(inner for place in places for inner in kernel.around(place, hidden))})
+    given = [os.path.realpath(place) for place in GIVEN]
+    return sorted({*given, *ours, *(inner for place in places for inner in kernel.around(place, hidden))})
 
 
-HIDDEN = []  # what was handed in, and where grades are kept
+HIDDEN, GIVEN = [], []  # what was handed in, and where grades are kept; what --readable names
 
 
 def empty_shared_memory(before, folder=SHARED):
@@ -631,6 +635,7 @@ def main(arguments=None):
         "student": "a regular expression: what in a file's name says whose it is",
         "assignment": "its name in canvas.csv (default: the folder's)",
         "gradescope": "a file: of one student, what Gradescope's autograder reads",
+        "readable": f"more places that notebooks may read, with {os.pathsep} between them",
     }.items():
         parser.add_argument(f"--{name}", default="", metavar="TEXT", help=what)
     options = parser.parse_args(arguments)
@@ -665,6 +670,7 @@ def _set(text):
 
 def _grade(folder, book, limits, jobs, stack):
     HIDDEN[:] = [str(folder), str(book.folder)]
+    GIVEN[:] = [place for place in book.options.readable.split(os.pathsep) if place]
     readable.cache_clear()
     collection = collect.Collection(folder, book.folder, functools.partial(prepare, wanted=book.wanted))
     handed = list(collection)
