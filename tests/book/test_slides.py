@@ -18,7 +18,11 @@ def test_a_deck_has_the_sections_figures_questions_and_claims_of_its_chapter(cod
     )
     figure.outputs = [nbformat.v4.new_output("display_data", {"image/svg+xml": "<?xml?><svg id='x'></svg>"})]
     claim = code("lab.claim('It takes', 3)", "claim")
-    claim.outputs = [nbformat.v4.new_output("display_data", {"text/html": "<p>It takes <b>3&lt;4</b> ms.</p>"})]
+    claim.outputs = [
+        nbformat.v4.new_output(
+            "display_data", {"text/html": "<p>✓ It takes <b>3&lt;4</b> ms (claimed: 3 to 5; measured here)</p>"}
+        )
+    ]
     cells = [
         text("# 7. Adding\n\n:::{admonition} In this chapter\n**Question.** How slow\nis it?\n:::"),
         text("## Predict\n\n**By bytes.** It is 0.5 ms, see {numref}`fig-x`, for $a_1 < b_1.$ Then more.\n\nNo."),
@@ -30,14 +34,24 @@ def test_a_deck_has_the_sections_figures_questions_and_claims_of_its_chapter(cod
     ]  # fmt: skip
     deck = slides.Deck("Session")
     notes = {"speaker": "**Expect** this.", "discuss": [("Why?", "Because.")]}
-    slides.chapter_slides(deck, nbformat.v4.new_notebook(cells=cells), "07_adding", notes)
+    made = nbformat.v4.new_notebook(cells=cells, metadata={"flashkat": {"gpu": "NVIDIA H200"}})
+    slides.chapter_slides(deck, made, "07_adding", notes)
     shown = [re.sub(r"<aside.*?</aside>", "", slide, flags=re.DOTALL) for slide in deck.slides]
     assert len(shown) == 8
-    assert "7. Adding" in shown[0] and "How slow\nis it?" in shown[0] and "Expect" in deck.slides[0]
+    assert (
+        "Measured on NVIDIA H200" in shown[0]
+        and "7. Adding" in shown[0]
+        and "How slow\nis it?" in shown[0]
+        and "Expect" in deck.slides[0]
+    )
     assert "It is 0.5 ms, see, for $a_1 &lt; b_1.$" in shown[1] and "Then more" not in shown[1]
     assert "Then more" in deck.slides[1] and "../html/chapters/07_adding.html#predict" in shown[1]
     assert "How long?" in shown[2] and "<svg id='x'>" in shown[3] and "by width." in shown[3] and "more" not in shown[3]
-    assert "It takes 3&lt;4 ms." in shown[4] and "<em>cell</em>" in shown[5] and "<li>two</li>" in shown[6]
+    assert (
+        '<p class="claim">It takes 3&lt;4 ms</p>' in shown[4]
+        and "<em>cell</em>" in shown[5]
+        and "<li>two</li>" in shown[6]
+    )
     assert "Why?" in shown[7] and "Because." not in shown[7] and "Because." in deck.slides[7]
     assert "Secret" not in deck.page() and "Away" not in deck.page()
 

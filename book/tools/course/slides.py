@@ -33,6 +33,7 @@ REVEAL = vendor.Package(
 MATHJAX = next(package for package in vendor.PACKAGES if package.name == "mathjax")
 ROLE = re.compile(r"\s*\{(?:eq|cite|cite:\w+|numref|ref|doc|term)\}`([^`<]*)(?:<[^`]*>)?`")
 MATH = re.compile(r"\$\$?[^$]+\$\$?")
+CLAIMED = re.compile(r"^\W+ (?=\w)| ?\((claimed|measured|recorded)[^)]*\)")  # how a claim was checked
 LEFT_OUT = re.compile(r"Recap|Exercises|Self-test|Further reading|What still hurts", re.IGNORECASE)
 ACTIVITY = re.compile(r"\[([^\]]+)\]\(\.\./chapters/(\w+)\.ipynb(?:#([\w-]+))?\)(?: \((\d+)\))?")
 STYLE = """
@@ -109,6 +110,14 @@ class Deck:
         note = f'<aside class="notes">{rendered(notes)}</aside>' if notes else ""
         self.slides.append(f"<section>{''.join(parts)}{note}</section>")
 
+    def append(self, heading, parts):
+        """More on the last slide, if it is this section's opening; else on one of its own."""
+        if self.slides[-1].startswith(f"<section>{heading}") and 'class="figure"' not in self.slides[-1]:
+            start, note, rest = self.slides[-1].removesuffix("</section>").partition('<aside class="notes">')
+            self.slides[-1] = f"{start}{parts}{note}{rest}</section>"
+        else:
+            self.add(heading, parts)
+
     def page(self):
         return PAGE.format(title=html.escape(self.title), style=STYLE, slides="\n".join(self.slides))
 
@@ -118,7 +127,10 @@ def chapter_slides(deck, notebook, stem, notes):
     first = notebook.cells[0].source
     name = headings(notebook)[0]
     question = re.search(r"\*\*Question\.\*\*\s*(.+?)(?:\n\s*\n|\n:::|\Z)", first, re.DOTALL)
-    deck.add(f"<h1>{html.escape(name)}</h1>", rendered(question[1]) if question else "", notes=notes.get("speaker", ""))
+    gpu = notebook.metadata.get("flashkat", {}).get("gpu")
+    measured = f"<p><small>Measured on {html.escape(gpu)}.</small></p>" if gpu else ""
+    asked = rendered(question[1]) if question else ""
+    deck.add(f"<h1>{html.escape(name)}</h1>", asked, measured, notes=notes.get("speaker", ""))
     heading, skipped = name, False
     for cell in notebook.cells:
         tags = notebooks.tags(cell)
@@ -176,10 +188,11 @@ def _outputs(deck, cell, heading, stem):
                 _title(heading, stem), f'<div class="figure">{drawn}</div>', caption, notes=figure.get("caption", "")
             )
         elif "lab.claim(" in cell.source and "text/html" in data:
-            claims.append(" ".join(re.sub(r"<[^>]*>", " ", "".join(data["text/html"])).split()))
+            claim = " ".join(re.sub(r"<[^>]*>", " ", "".join(data["text/html"])).split())
+            claims.append(CLAIMED.sub("", claim))
     for at in range(0, len(claims), 4):
         lines = "".join(f'<p class="claim">{claim}</p>' for claim in claims[at : at + 4])  # escaped already
-        deck.add(_title(heading, stem), lines)
+        deck.append(_title(heading, stem), lines)
 
 
 # The guide
