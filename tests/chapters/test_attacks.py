@@ -271,3 +271,6 @@ def test_our_solutions_are_known_and_what_we_hand_out_is_nobodys(root):
     assert found["a"] == []
     assert found["b"] and all("is our solution of 07-" in line for line in found["b"])
     assert found["c"] == ["column_means is that of d, but for names"]
+    classes["e"] = classes["d"]
+    found = seen.of_class(classes, [notebooks.read(path)], {"c": "ann", "e": "ann"}.get)
+    assert found["c"] == ["column_means is that of d, but for names"] and "and 1 more" in found["d"][0]

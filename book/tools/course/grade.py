@@ -674,7 +674,8 @@ def _grade(folder, book, limits, jobs, stack):
     readable.cache_clear()
     collection = collect.Collection(folder, book.folder, functools.partial(prepare, wanted=book.wanted))
     handed = list(collection)
-    for one, lines in _seen(handed):
+    lead = totals.lead([one.name for one in handed])
+    for one, lines in _seen(handed, lambda name: book.which(name, lead).id):
         one.content.seen += lines
     book.expect(handed)
     env = _environment(stack)
@@ -705,12 +706,12 @@ def _grade(folder, book, limits, jobs, stack):
     book.finish(collection.litter)
 
 
-def _seen(handed):
+def _seen(handed, whose):
     """[(submission, lines)] of what is seen in a class by reading; if that fails, grading goes on."""
     given = {one.name: one for one in handed if one.content and not one.content.trouble}
     try:
         chapters = [chapter_at(path) for path in sorted({one.content.chapter for one in given.values()})]
-        found = seen.of_class({name: one.content.sources for name, one in given.items()}, chapters)
+        found = seen.of_class({name: one.content.sources for name, one in given.items()}, chapters, whose)
     except Exception as error:
         print(f"The notebooks were not compared: {type(error).__name__}: {error}")
         return []

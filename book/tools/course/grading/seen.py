@@ -164,8 +164,11 @@ def _ours(chapter):
     return given, solutions
 
 
-def of_class(sources, chapters):
-    """{name: [line]} for {name: sources of its cells}; what our chapters say themselves is nobody's."""
+def of_class(sources, chapters, whose=lambda name: name):
+    """{name: [line]} for {name: sources of its cells}; what our chapters say themselves is nobody's.
+
+    whose: the student who handed in a name; what one student wrote twice is no copy.
+    """
     given, solutions = [], {}
     for chapter in chapters:
         its, solved = _ours(chapter)
@@ -182,7 +185,7 @@ def of_class(sources, chapters):
         for shape, function in written[name].items():
             if shape in solutions:
                 lines.append(f"{function} is our solution of {solutions[shape]}, but for names")
-            elif others := [other for other in of[shape] if other != name]:
+            elif others := [other for other in of[shape] if whose(other) != whose(name)]:
                 more = f" and {len(others) - 1} more" if others[1:] else ""
                 lines.append(f"{function} is that of {others[0]}{more}, but for names")
         found[name] = [*lines, *sorted(mentions(cells) - common)]
