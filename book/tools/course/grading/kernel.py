@@ -1,10 +1,12 @@
 """The process in which `make grade` runs a submission: IPython's kernel, in which our checks are run by us.
 
-kernel.py FOLDER CHARACTERS -f CONNECTION_FILE: writes below FOLDER only, prints so much a cell.
+kernel.py FOLDER CHARACTERS -f CONNECTION_FILE: writes below FOLDER only, reads there and at the places that
+FOLDER/readable.json names, prints so much a cell.
 
 Before the notebook begins it imports what the checks use and keeps it. A check comes as a request of its own, which
 IPython's hooks and input transformers never see; what the notebook changed in the meantime is put back first, the
-checks are loaded anew from memory, and the answer is sealed with a key that was never in the notebook's variables.
+checks are loaded anew from memory, traces and modes are turned off, and the answer, which says what was seen, is sealed
+with a key that was never in the notebook's variables.
 All this is one process, and Python hides nothing: it stops the plain ways to a better grade, not a determined one.
 """
 
