@@ -114,9 +114,17 @@ def sweep_of(text: str) -> list[int]:
 def run(options: argparse.Namespace) -> int:
     """Print forecasts as the options ask; return the exit status: 1 where there is none."""
     os.environ["TRITON_INTERPRET"] = "1"
-    from .xray import Outside, names, xray
+    from .xray import Outside, load, names, xray
+    from .xray.stage import believing
 
-    function, name = find(options.function), options.function.rpartition(":")[2]
+    gpus = names() if options.gpu == "all" else options.gpu.split(",")
+    try:
+        known = {gpu: load(gpu) for gpu in gpus}
+    except KeyError as error:
+        print(error.args[0], file=sys.stderr)
+        return 1
+    with believing(known[gpus[0]]):  # some look for a GPU when they are imported
+        function, name = find(options.function), options.function.rpartition(":")[2]
     settings = {k: value_of(v) for k, _, v in (text.partition("=") for text in options.set)}
     if options.grid:
         grid = tuple(int(n) for n in options.grid.split(","))
@@ -124,7 +132,6 @@ def run(options: argparse.Namespace) -> int:
     elif hasattr(function, "fn") and hasattr(function, "run"):
         raise SystemExit(f"{name} is a kernel: say on which --grid, and its constants by --set NAME=VALUE")
     call = partial(function, **settings)
-    gpus = names() if options.gpu == "all" else options.gpu.split(",")
     first = int(options.shape[0].partition(":")[0].split("x")[0]) if options.shape else 0
     sizes = sweep_of(options.sizes) if options.sizes else [first]
     results = []
@@ -133,8 +140,9 @@ def run(options: argparse.Namespace) -> int:
             inputs = [partial(tensor_of, text, options.dtype, (first, size)) for text in options.shape]
             inputs += [value_of(text) for text in options.arg]
             try:
-                results.append((gpu, size, xray(call, *inputs, gpu=gpu, name=name)))
-            except (Outside, KeyError, ValueError) as error:
+                with believing(known[gpu]):
+                    results.append((gpu, size, xray(call, *inputs, gpu=gpu, name=name)))
+            except (Outside, ValueError) as error:
                 print(error.args[0] if error.args else error, file=sys.stderr)
                 return 1
     if options.json:
@@ -147,10 +155,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def drawn(results: list[tuple[str, int, Any]]) -> str:
-    """Return a line a size: its time, how many times its bytes' once, as a bar, and what binds."""
-    lines = []
+    """Return a line a size: its time, how many times its bytes' once, and as a bar; where the bound changes, which."""
+    lines, before = [], ("", "")
+    longest = max(found.ms / found.least for _, _, found in results)
     for gpu, size, found in results:
+        if gpu != before[0]:
+            lines.append(f"{found.prices.name}: a full bar is {longest:.1f} times moving its bytes once")
+        if (gpu, found.bound) != before:
+            lines.append(f"  {found.bound}:")
         times = found.ms / found.least
-        bar = "█" * min(round(4 * times), 60)
-        lines.append(f"{gpu:9} {size:>12,} {found.ms:>11.4f} ms {times:>7.2f} × its bytes once  {found.bound:22} {bar}")
+        bar = "█" * max(round(40 * times / longest), 1)
+        lines.append(f"{size:>14,} {found.ms:>11.4f} ms {times:>7.2f} × {bar}")
+        before = gpu, found.bound
     return "\n".join(lines)

@@ -11,13 +11,19 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from functools import cache
-from html import escape
+from html import escape, unescape
 from itertools import count
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+import about
+import addresses
+import chapter_pages
 import docstrings
+import exercises
+import predictions
 import tinycss2
+import typeset
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -158,8 +164,14 @@ def pixels(length: str | None) -> float:
     return number * 4 / 3 if length.endswith("pt") else number
 
 
+def for_phones(source: str) -> str | None:
+    """The drawing for phones that `lab.figures.show` puts into another's metadata."""
+    found = re.search(r'<metadata id="for-phones">(.*?)</metadata>', source, re.DOTALL)
+    return unescape(found[1]) if found else None
+
+
 class InlineFigures(SphinxPostTransform):
-    """Replace SVG images by their drawings: NAME.svg, and NAME-narrow.svg for a phone where there is one."""
+    """Replace SVG images by their drawings; for a phone by the one in the metadata or NAME-narrow.svg, if any."""
 
     default_priority = 10  # after myst-nb's choice of mime type, before Sphinx converts images
     formats = ("html",)
@@ -170,15 +182,15 @@ class InlineFigures(SphinxPostTransform):
             if not uri.endswith(".svg") or "://" in uri:
                 continue
             path = Path(self.app.srcdir, uri.lstrip("/"))
-            narrow = path.with_name(f"{path.stem}-narrow.svg")
-            drawing = ThemedSvg(path.read_text(encoding="utf-8"), f"f{number}-", image.get("alt"))
+            beside = path.with_name(f"{path.stem}-narrow.svg")
+            source = path.read_text(encoding="utf-8")
+            narrow = beside.read_text(encoding="utf-8") if beside.exists() else for_phones(source)
+            drawing = ThemedSvg(source, f"f{number}-", image.get("alt"))
             if not drawing.label:
                 LOGGER.warning("a figure has no alternative text (mystnb: image: alt)", location=image)
-            html = drawing.html("fk-figure fk-wide" if narrow.exists() else "fk-figure")
-            if narrow.exists():
-                html += ThemedSvg(narrow.read_text(encoding="utf-8"), f"n{number}-", drawing.label).html(
-                    "fk-figure fk-narrow"
-                )
+            html = drawing.html("fk-figure fk-wide" if narrow else "fk-figure")
+            if narrow:
+                html += ThemedSvg(narrow, f"n{number}-", drawing.label).html("fk-figure fk-narrow")
             image.replace_self(nodes.raw("", html, format="html"))
 
 
@@ -245,6 +257,10 @@ class Sliders(SphinxPostTransform):
 
     def run(self, **kwargs) -> None:
         state, drawings = widget_state(self.env), count()
+        typesets = self.app.builder.math_renderer_name == "katex"
+
+        def formula(match: re.Match) -> str:
+            return f'<span class="math">{typeset.typeset(unescape(match[1]))}</span>' if typesets else match[0]
 
         def drawn(match: re.Match) -> str:
             drawing = ThemedSvg(match[0], f"w{next(drawings)}-")
@@ -258,6 +274,7 @@ class Sliders(SphinxPostTransform):
                 if not html:
                     LOGGER.warning("a page shows of widgets only frames under a slider", location=node)
                 html = re.sub(r"<svg\b.*?</svg>", drawn, html, flags=re.DOTALL)
+                html = re.sub(r'<span class="math">\\\((.*?)\\\)</span>', formula, html)
                 node.replace_self(nodes.raw("", f'<div class="fk-moved">{html}</div>', format="html"))
 
 
@@ -375,7 +392,7 @@ class NameSolutions(SphinxPostTransform):
 
 def drop_unused_scripts(app, pagename, templatename, context, doctree) -> None:
     """Sphinx gives MathJax to each page that lists one with equations; only where there are some is it of use."""
-    if 'class="math' not in context.get("body", ""):
+    if app.builder.math_renderer_name == "mathjax" and 'class="math' not in context.get("body", ""):
         scripts, mathjax = context["script_files"], Path(app.config.mathjax_path).name
         context["script_files"] = [script for script in scripts if not str(script.filename).endswith(mathjax)]
 
@@ -485,7 +502,8 @@ def setup(app):
     app.connect("html-page-context", defer_scripts)
     app.connect("build-finished", write_sitemap)
     app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
-    docstrings.setup(app)
+    for part in (docstrings, exercises, predictions, about, addresses, chapter_pages, typeset):
+        part.setup(app)
     app.add_directive("interactive", InteractiveFigure)
     app.add_directive("chapters", Chapters)
     app.add_post_transform(Motions)

@@ -10,9 +10,9 @@ from flashkat_lite import records
 from flashkat_lite.testing import watching
 
 from . import exercises, figures, interactive
-from .exercises import check
+from .exercises import check, hint
 from .measuring import gpu_kernels, measure, timings
-from .predictions import predict, reveal
+from .predicting import predict, predictions, reveal
 from .show import claim, table
 from .xraying import like, xray
 
@@ -25,12 +25,14 @@ __all__ = [
     "exercises",
     "figures",
     "gpu_kernels",
+    "hint",
     "interactive",
     "like",
     "measure",
     "note",
     "pick",
     "predict",
+    "predictions",
     "records",
     "reveal",
     "table",

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import io
 import math
+import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -19,8 +20,11 @@ from IPython.display import SVG, display
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
+
+from . import fitting
 
 INK, MUTED, GRID, PAPER = "#1a1a1a", "#666666", "#d9d9d9", "#ffffff"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -62,6 +66,17 @@ with contextlib.suppress(AttributeError):  # of a Matplotlib that keeps them els
     _outputs = {"vector": "path", "raster": "agg"}
     MathTextParser._parse_cached = lambda parser, *asked: _parsed(_outputs[parser._output_type], *asked)
 
+# A page's letters are others than those that a formula was set with, and would fall beside its lines.
+with contextlib.suppress(AttributeError):
+    _as_text, _as_path = RendererSVG._draw_text_as_text, RendererSVG._draw_text_as_path
+
+    def _drawn(self, gc, x, y, words, prop, angle, ismath, mtext=None):
+        if ismath:
+            return _as_path(self, gc, x, y, words, prop, angle, ismath, mtext)
+        return _as_text(self, gc, x, y, words, prop, angle, ismath, mtext)
+
+    RendererSVG._draw_text_as_text = _drawn
+
 
 def new(width: float = 7.2, height: float = 3.4, **subplots) -> tuple[Figure, Axes]:
     """A figure in our style, in inches; keyword arguments go to `plt.subplots`."""
@@ -70,16 +85,35 @@ def new(width: float = 7.2, height: float = 3.4, **subplots) -> tuple[Figure, Ax
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG text, the same bytes each time; the figure is closed."""
+    """The figure as SVG text, the same bytes each time, its words in place (`fitting`); the figure is closed."""
+    fitting.finish(figure)
+    plt.close(figure)
+    return _saved(figure)
+
+
+def _saved(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
     return buffer.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
 
 
+def for_phones(figure: Figure) -> str | None:
+    """The figure as SVG text once more, 3.56 inches wide, if it can be; it is changed by that."""
+    if (narrow := getattr(figure, "narrow", None)) is not None:
+        return svg(narrow())
+    return _saved(figure) if fitting.narrow(figure) else None
+
+
 def show(figure: Figure) -> None:
-    """Display as image/svg+xml. Caption and alt text live in the cell's metadata."""
-    display(SVG(svg(figure)))
+    """Display as image/svg+xml. Caption and alt text live in the cell's metadata.
+
+    Where outputs are kept (`make execute`), the drawing for phones is text in this one's metadata; the book finds it.
+    """
+    drawing = svg(figure)
+    if os.environ.get("FLASHKAT_PHONES") and (phones := for_phones(figure)) is not None:
+        kept = f'<metadata id="for-phones">{escape(phones, quote=False)}</metadata>'
+        drawing = drawing.replace("</svg>", f"{kept}</svg>")
+    display(SVG(drawing))
 
 
 def footnote(figure: Figure, text: str, size: float = 8) -> None:
@@ -95,6 +129,7 @@ def ladder(
     rungs: (name, milliseconds), slowest first; limit: likewise; width: inches. Below 5, for a phone, names stand above
     the bars and the label of a long bar within it.
     """
+    words, where = title, source
     narrow, slowest = width < 5, max(ms for _, ms in rungs)
     size, row = (9.75, 0.5) if narrow else (11, 0.45)
     figure, axes = new(width, 1.8 + row * len(rungs))
@@ -129,6 +164,7 @@ def ladder(
     bold = dict(fontsize=11 if narrow else 12, fontweight="bold")
     figure.suptitle(title, x=0.01, horizontalalignment="left", **bold)
     footnote(figure, source, size=size if narrow else 8)
+    figure.narrow = functools.partial(ladder, rungs, limit, words, where, fitting.PHONE)
     return figure
 
 
@@ -138,7 +174,8 @@ def _ms(ms: float) -> str:
 
 def inline(figure: Figure, alt: str) -> str:
     """The figure as inline SVG for a page: named by `alt`, no background, colours that follow the page's theme."""
-    text = svg(figure)
+    plt.close(figure)
+    text = _saved(figure)  # as it is: frames under a slider must not shift against one another
     text = text[text.index("<svg") :]
     text = re.sub(r'<g id="patch_1">.*?</g>', "", text, count=1, flags=re.S)
     for name, colour in NAMES.items():

@@ -60,16 +60,22 @@ def _bound(within: tuple | None, equals: Any) -> str:
 def _figure(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, numbers.Number):
         return str(value)
-    return format(value, "," if isinstance(value, numbers.Integral) else ",.4g")
+    if isinstance(value, numbers.Integral):
+        return f"{value:,}"
+    short = format(value, ",.4g")
+    return f"{float(short.replace(',', '')):,.0f}" if isinstance(value, numbers.Real) and "e+0" in short else short
 
 
 def table(
     headers: dict[str, str],
     rows: Iterable[dict[str, Any]] | Callable[[Any], Iterable[dict[str, Any]]],
     source: Record | None = None,
+    *,
+    caption: str = "",
 ) -> None:
     """Show rows under `headers`: {key: "heading"} or {key: "heading|format"}, such as {"ms": "time (ms)|.3f"}.
 
+    caption: what the table shows, in a line above it; without one the page takes the section's heading.
     With a `source`, the provenance stands under the table, and `rows` may be a function of a record's data: then other
     GPUs that have a record of the experiment add their rows.
     """
@@ -85,7 +91,8 @@ def table(
         for row in body
     )
     under = "".join(f'<p class="fk-source">{escape(r.source[0].upper() + r.source[1:])}.</p>' for r in records)
-    display(HTML(f'<table class="fk-table"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{under}'))
+    named = f"<caption>{escape(caption)}</caption>" if caption else ""
+    display(HTML(f'<table class="fk-table">{named}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{under}'))
 
 
 def _cell(value: Any, header: str, first: bool) -> str:

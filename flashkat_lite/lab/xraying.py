@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flashkat_lite.xray import Forecast, compared
 from flashkat_lite.xray import xray as forecast_of
+from flashkat_lite.xray.report import html
 
 
 def like(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -17,11 +18,14 @@ def like(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype)
 
 
-def xray(*functions_and_inputs: Any, gpu: str = "h200", **options: Any) -> Forecast | list[Forecast]:
+def xray(
+    *functions_and_inputs: Any, gpu: str = "h200", recorded: float | None = None, **options: Any
+) -> Forecast | list[Forecast]:
     """Show what a function should take on a GPU: a line with a range, its terms, and the source with its numbers.
 
     First the function, or several to compare, then their inputs: tensors, shapes (of float32, never filled) or values.
-    Returns the `Forecast`, or a list of them. gpu: "h200", "h100" or a card of `flashkat_lite.xray.names()`.
+    Returns the `Forecast`, or a list of them. gpu: "h200", "h100" or a card of `flashkat_lite.xray.names()`. recorded:
+    the ms that a record has for the first, to stand beside.
     """
     functions = []
     for one in functions_and_inputs:
@@ -34,8 +38,8 @@ def xray(*functions_and_inputs: Any, gpu: str = "h200", **options: Any) -> Forec
     found = [forecast_of(f, *inputs, gpu=gpu, **options) for f in functions]
     if len(found) > 1:
         display(HTML("".join(f'<p class="fk-note">{compared(found[0], other)}</p>' for other in found[1:])))
-    for forecast in found:
-        display(HTML(forecast._repr_html_()))
+    for k, forecast in enumerate(found):
+        display(HTML(html(forecast, None if k else recorded)))
     return found[0] if len(found) == 1 else found
 
 

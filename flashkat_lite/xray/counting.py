@@ -22,7 +22,7 @@ import numpy as np
 
 from ..inspection import Report, inspect_many
 
-SECTOR, FETCH = 32, 64  # bytes: a sector; what HBM hands over at once
+SECTOR, FETCH, PAGE = 32, 64, 2048  # bytes: a sector; what HBM hands over at once, and has open at a time
 PASSES = 16  # of a loop, that are made
 CHUNK, CHUNKS, DRAWN = 8, 3, 256  # neighbours, how often; programs drawn from the whole grid
 FEW, MANY = 8, 64  # draws that do where nothing is added; that do where each takes long
@@ -71,6 +71,9 @@ class Launch:
     again: dict[tuple[str, str], dict[float, float]] = field(default_factory=lambda: defaultdict(Counter))
     hbm: dict[tuple[str, str], float] = field(default_factory=Counter)  # bytes, once for neighbours
     partly: dict[str, float] = field(default_factory=Counter)  # stored sectors that neighbours leave incomplete
+    mended: dict[str, float] = field(default_factory=Counter)  # bytes that must be fetched to complete them
+    # Of what neighbours touch: (units that are alone in their page of HBM, all).
+    lonely: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     # Of programs one above the other in a grid of two dimensions: (units that they touch together, the sum of what each
     # does), for loads of the later half of them; and (stored sectors left incomplete, all).
     down: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
@@ -284,14 +287,25 @@ class Teller:
             weights = weights[first]
             if kind == "load":
                 launch.hbm[kind, name] += FETCH * float(weights.sum())
+                self._alone(kind, name, units, FETCH)
             elif kind == "add":
                 launch.apart[name] += float(weights.sum())
             else:
                 size = touched[0][2]
-                _, first, words = np.unique(units * size // SECTOR, return_index=True, return_counts=True)
+                sectors, first, words = np.unique(units * size // SECTOR, return_index=True, return_counts=True)
                 launch.hbm[kind, name] += SECTOR * float(weights[first].sum())
-                launch.partly[name] += float(weights[first][words * size < SECTOR].sum())
+                partly, weights = sectors[words * size < SECTOR], weights[first][words * size < SECTOR]
+                launch.partly[name] += float(weights.sum())
+                _, first = np.unique(partly // (FETCH // SECTOR), return_index=True)
+                launch.mended[name] += FETCH * float(weights[first].sum())
+                self._alone(kind, name, sectors, SECTOR)
         self.side_by_side.clear()
+
+    def _alone(self, kind: str, name: str, units: np.ndarray, size: int) -> None:
+        """Count the units of some bytes that are alone in their page, of those that neighbours touch."""
+        _, together = np.unique(units // (PAGE // size), return_counts=True)
+        found = (together == 1).sum(), units.size
+        self.launch.lonely[kind, name] = tuple(np.add(self.launch.lonely.get((kind, name), (0, 0)), found).tolist())
 
 
 _now: list[Teller] = []

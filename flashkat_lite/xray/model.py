@@ -20,6 +20,7 @@ PLACEMENTS = 16  # of tables at the units of L2, that are tried
 TABLE, TABLE_OF_THE_UNSEEN = 2**40, 2**10  # blocks, more than any table has; a number that no table has
 EVENNESS = 1.35  # blocks that the fullest pair of units has beyond the mean: see `atomic_rate`
 CROWD = 8  # busy units, beyond which none is faster than when all are
+SCATTERED_READ, SCATTERED_WRITTEN = 2.1, 6.0  # times the cost, where each is alone in its page of HBM: see `fresh`
 KNEE = 0.85, 0.25  # of L2's size: where what is read again begins to miss, and within how much more all of it does
 
 
@@ -96,6 +97,8 @@ def traffic(launch: Launch, prices: Prices, fit: int) -> Traffic:
             lost += volume * beyond * misses(distance * in_flight, prices)
         neighbours = min(side * launch.hbm[key], once * FETCH / SECTOR) if launch.side else once
         incomplete = launch.partly[name]
+        alone_in_page, seen = launch.lonely.get(key, (0.0, 1.0))
+        scattered = alone_in_page / max(seen, 1.0)
         if key in launch.down and below < 1:  # programs of the next row of the grid find some of it in L2
             together, each = launch.down[key]
             alike = once * together / max(each, 1.0)
@@ -107,7 +110,7 @@ def traffic(launch: Launch, prices: Prices, fit: int) -> Traffic:
         held = min(prices.l2_bytes / max(footprint, 1.0), 1.0)
         brought = footprint + (neighbours - footprint) * (1 - held)
         if kind == "load":
-            read += brought + lost
+            read += brought * (1 + scattered * (SCATTERED_READ - 1)) + lost
             # What programs share stays in L1 from one to the next, if what they touch between fits.
             shared = max(once - min(neighbours, once), 0.0)
             l2 += (
@@ -118,11 +121,13 @@ def traffic(launch: Launch, prices: Prices, fit: int) -> Traffic:
             in_l1[key] = 1 - back / all_again if all_again else 1.0
             from_hbm[key] = min((brought + lost) / max(once + back, 1.0), 1.0)
         else:
-            # Sectors that stay incomplete are read, completed and written, in whole fetches.
+            # Sectors that stay incomplete are read, in whole fetches, completed and written.
             partly = min(SECTOR * side * incomplete, brought)
             alone = partly * (1 - held) if size <= 1.5 * partly else partly
-            written += brought + lost + alone * (FETCH / SECTOR - 1)
-            read += alone * FETCH / SECTOR
+            written += brought + lost + alone * scattered * (SCATTERED_WRITTEN - 1)
+            if incomplete:
+                fetched = launch.mended[name] / (SECTOR * launch.partly[name])
+                read += alone * fetched * (1 + scattered * (SCATTERED_READ - 1))
             l2 += SECTOR * launch.scale * sum(a.sectors for (k, _, n), a in launch.accesses.items() if (k, n) == key)
     for name, sectors in launch.apart.items():
         visits = SECTOR * side * sectors

@@ -150,7 +150,7 @@ class Forecast:
     def warnings(self) -> list[str]:
         """Return what a reader should know beyond the time: queues of additions, shared places, idle lanes."""
         return [text for launch, one in zip(self.launches, self.estimates) if isinstance(launch, Launch)
-                for text in [*_queues(launch, one, self.prices), *_shared(launch)]]  # fmt: skip
+                for text in [*_queues(launch, one, self.prices), *_wasted(launch, one), *_shared(launch)]]  # fmt: skip
 
     def table(self) -> str:
         """Return the line, the terms, the table by source line and the warnings, as text."""
@@ -273,6 +273,21 @@ def _queues(launch: Launch, one: Estimate, prices: Prices) -> list[str]:
     ]  # fmt: skip
 
 
+def _wasted(launch: Launch, one: Estimate) -> list[str]:
+    """Lines whose warps ask for a word here and a word there, where moving bytes binds and most are theirs."""
+    accesses = {key: a for key, a in launch.accesses.items() if key[0] != "add"}
+    moved = sum(a.sectors for a in accesses.values())
+    if one.bound not in ("HBM", "L2", "memory", "waiting"):
+        return []
+    return [
+        f"Line {line} of {launch.name} uses {a.active * a.size / (SECTOR * a.sectors):.0%} of the bytes that its warps "
+        f"move: their lanes ask for words apart, and each brings {SECTOR} bytes. Let neighbouring lanes ask for "
+        "neighbouring words."
+        for (_, (_, line), _), a in accesses.items()
+        if a.sectors > moved / 4 and a.active * a.size < SECTOR * a.sectors / 2
+    ]
+
+
 def _shared(launch: Launch) -> list[str]:
     where = "where another program loads or stores: their order is left to chance."
     return [f"Line {line} of {launch.name} stores to {name} {where}"
@@ -283,75 +298,102 @@ def _listed(lines: list[int]) -> str:
     return str(lines[0]) if len(lines) == 1 else ", ".join(map(str, lines[:-1])) + f" and {lines[-1]}"
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", weight: str = "") -> str:
-    place = f'x="{x:.1f}" y="{y}" text-anchor="{anchor}"'
-    return f'<text {place} font-size="14" fill="currentColor"{weight}>{escape(text)}</text>'
+def _bar(share: float, colour: str, top: str = "0", height: str = "100%", left: float = 0.0) -> str:
+    """Return a box of so many hundredths of its row's width."""
+    place = f"position:absolute;left:{100 * left:.2f}%;top:{top};height:{height};width:{100 * share:.2f}%"
+    return f'<span style="{place};background:{colour}"></span>'
+
+
+def bars(
+    name: str, gpu: str, ms: float, low: float, high: float, least: float, terms: dict[str, float], bound: str,
+    recorded: float | None = None,
+) -> str:  # fmt: skip
+    """Return a picture in HTML: a bar a term, the one that binds marked, its bytes once as a line, the record if given.
+
+    It is as wide as there is room, and its label says in words what it shows. Times are in ms.
+    """
+
+    def colour(name: str, other: str) -> str:
+        return f"var(--fk-{name}, {other})"
+
+    found = [("forecast", ms, colour("blue", "#0072b2"))]
+    found += [("recorded", recorded, colour("green", "#009e73"))] if recorded else []
+    found += [
+        (term, t, colour("orange", "#d55e00") if term == bound else colour("muted", "#767676"))
+        for term, t in sorted(terms.items(), key=lambda t: -t[1])[:6]
+    ]
+    most, rows = max(high, least, *(t for _, t, _ in found)), []
+    once = f"position:absolute;left:{100 * least / most:.2f}%;top:-3px;height:calc(100% + 6px)"
+    for what, t, fill in found:
+        text, inside = escape(what), _bar(t / most, fill)
+        if what == bound:
+            text = f"<strong>{text}, binds</strong>"
+        elif what == "forecast":
+            text = f"<strong>{text}</strong>"
+            inside += _bar((high - low) / most, "currentColor", "calc(50% - 1px)", "2px", low / most)
+        inside += f'<span style="{once};border-left:2px dashed {colour("green", "#009e73")}"></span>'
+        track = f'<span style="position:relative;height:1.1em;min-width:0">{inside}</span>'
+        rows.append(f'<span style="text-align:right">{text}</span>{track}<span>{_ms(t)}</span>')
+    said = ", ".join(f"{what} {_ms(t)}" for what, t, _ in found)
+    label = (
+        f"{name} on {gpu}: {said}; forecast between {_ms(low)} and {_ms(high)}; its bytes once {_ms(least)}, the "
+        f"dashed line; {bound} binds"
+    )
+    grid = "display:grid;grid-template-columns:minmax(5rem,30%) 1fr 5rem;gap:.35rem .6rem;align-items:center"
+    return (
+        f'<div role="img" aria-label="{escape(label)}" style="{grid};max-width:40rem;margin:.5rem 0">{"".join(rows)}'
+        f"<span></span><span>dashed: its bytes once, {_ms(least)}</span></div>"
+    )
 
 
 def picture(forecast: Forecast, recorded: float | None = None) -> str:
-    """Return an SVG: a bar a term, the binding one marked, moving the bytes once as a line, the record if given."""
-    main, colour = forecast.main, lambda name, other: f"var(--fk-{name}, {other})"
-    terms = sorted(main.terms.items(), key=lambda t: -t[1])[:6]
-    green = colour("green", "#009e73")
-    bars = [("forecast", forecast.ms, colour("blue", "#0072b2"))]
-    bars += [("recorded", recorded, green)] if recorded else []
-    bars += [
-        (name, ms, colour("orange", "#d55e00") if name == main.bound else colour("muted", "#767676"))
-        for name, ms in terms
-    ]
-    most = max([ms for _, ms, _ in bars] + [forecast.high])
-    left, right, height = 170, 90, 26 * len(bars) + 40
-    wide = 640 - left - right
+    """Return the picture of a forecast, and of the time that was recorded, if one is given: see `bars`."""
+    main = forecast.main
+    return bars(
+        forecast.name, forecast.prices.name, forecast.ms, forecast.low, forecast.high, forecast.least, main.terms,
+        main.bound, recorded,
+    )  # fmt: skip
 
-    def x(ms: float) -> float:
-        return left + wide * ms / most
 
-    parts = []
-    for k, (name, ms, fill) in enumerate(bars):
-        y = 10 + 26 * k
-        weight = ' font-weight="bold"' if name in (main.bound, "forecast") else ""
-        parts.append(_text(left - 8, y + 14, name, "end", weight))
-        parts.append(f'<rect x="{left}" y="{y}" width="{max(x(ms) - left, 1):.1f}" height="18" fill="{fill}"/>')
-        end = forecast.high if name == "forecast" else ms
-        parts.append(_text(x(end) + 6, y + 14, _ms(ms)))
-        if name == "forecast":
-            parts.append(
-                f'<line x1="{x(forecast.low):.1f}" x2="{x(end):.1f}" y1="{y + 9}" y2="{y + 9}" '
-                'stroke="currentColor" stroke-width="2"/>'
-            )
-    at, bottom = x(forecast.least), 10 + 26 * len(bars)
-    parts.append(
-        f'<line x1="{at:.1f}" x2="{at:.1f}" y1="6" y2="{bottom}" stroke="{green}" '
-        'stroke-width="2" stroke-dasharray="5 4"/>'
-    )
-    parts.append(_text(at, bottom + 18, "its bytes once", "middle"))
-    said = ", ".join(f"{name} {_ms(ms)}" for name, ms, _ in bars)
-    label = (
-        f"{forecast.name} on {forecast.prices.name}: {said}; its bytes once {_ms(forecast.least)}; {main.bound} binds"
-    )
-    return (
-        f'<svg role="img" aria-label="{escape(label)}" viewBox="0 0 640 {height}" '
-        f'style="width:100%;max-width:640px;height:auto">{"".join(parts)}</svg>'
-    )
+AROUND = 120  # lines of a kernel's source that are shown
+
+
+def source(forecast: Forecast) -> str:
+    """Return the kernels' lines, from the first to the last that reaches memory, with their numbers beside, as HTML."""
+    head = ["line", "source", "MB asked", "sectors used", "lanes masked", "additions", "turns", "stalls"]
+    by_place: dict[str, dict[int, list[Row]]] = {}
+    for row in forecast.rows():
+        by_place.setdefault(row.file, {}).setdefault(row.line, []).append(row)
+    body = []
+    for file, lines in by_place.items():
+        shown = range(min(lines), max(lines) + 1) if max(lines) - min(lines) < AROUND else sorted(lines)
+        for number in shown:
+            text = linecache.getline(file, number).rstrip()
+            for k, row in enumerate(lines.get(number) or [None]):
+                body.append(f'<tr><th scope="row">{number}</th>{_code(text if k == 0 else "")}{_numbers(row)}</tr>')
+    heads = "".join(f'<th scope="col">{h}</th>' for h in head)
+    table = f'<table class="fk-table"><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="source with its numbers">{table}</div>'
+
+
+def _code(text: str) -> str:
+    return f'<td style="text-align:left"><code style="white-space:pre">{escape(text[:100])}</code></td>'
+
+
+def _numbers(row: Row | None) -> str:
+    """Return a row's cells; empty ones for a line that reaches no memory."""
+    if row is None:
+        return "<td></td>" * 6
+    numbers = [f"{row.asked / 1e6:,.1f}", f"{row.used:.0%}", f"{row.masked:.0%}"]
+    numbers += [f"{row.additions:,.0f}", f"{row.turns:,.0f}"] if row.kind == "add" else ["–", "–"]
+    numbers += [f"{row.stalled:.0%}" if row.stalled >= 0.005 else "–"]
+    return "".join(f"<td>{n}</td>" for n in numbers)
 
 
 def html(forecast: Forecast, recorded: float | None = None) -> str:
     """Return the line, the picture, the source's lines with their numbers, and the warnings, as HTML."""
-    head = ["line", "source", "MB asked", "sectors used", "lanes masked", "additions", "turns", "stalls"]
-    body = []
-    for row in forecast.rows():
-        numbers = [f"{row.asked / 1e6:,.1f}", f"{row.used:.0%}", f"{row.masked:.0%}"]
-        numbers += [f"{row.additions:,.0f}", f"{row.turns:,.0f}"] if row.kind == "add" else ["–", "–"]
-        numbers += [f"{row.stalled:.0%}" if row.stalled >= 0.005 else "–"]
-        cells = "".join(f"<td>{n}</td>" for n in numbers)
-        body.append(
-            f'<tr><th scope="row">{row.line}</th>'
-            f'<td style="text-align:left"><code>{escape(row.text[:80])}</code></td>{cells}</tr>'
-        )
-    heads = "".join(f'<th scope="col">{h}</th>' for h in head)
-    table = f'<table class="fk-table"><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     under = "".join(f'<p class="fk-note">{escape(text)}</p>' for text in forecast.warnings())
-    return f'<p class="fk-note">{escape(str(forecast))}</p>{picture(forecast, recorded)}{table}{under}'
+    return f'<p class="fk-note">{escape(str(forecast))}</p>{picture(forecast, recorded)}{source(forecast)}{under}'
 
 
 def compared(first: Forecast, second: Forecast) -> str:

@@ -172,7 +172,8 @@ def _properties(prices: Prices) -> SimpleNamespace:
         total_memory=2**36, major=prices.capability // 10, minor=prices.capability % 10, warp_size=32,
         shared_memory_per_block=49152, shared_memory_per_block_optin=prices.shared - 1024,
         shared_memory_per_multiprocessor=prices.shared, regs_per_multiprocessor=65536,
-        max_threads_per_multi_processor=prices.lanes,
+        max_threads_per_multi_processor=prices.lanes, memory_bus_width=8,
+        memory_clock_rate=prices.read * 1e6 / 2,  # kHz, two bits a cycle and wire
     )  # fmt: skip
 
 
@@ -254,6 +255,7 @@ def pretending(prices: Prices, seconds: float = 4.0, beyond: bool = False) -> It
         for name, module in list(sys.modules.items()):  # modules that took it by name
             if name.startswith(f"{PACKAGE}.lab.exercises") and hasattr(module, "GPU"):
                 stack.enter_context(mock.patch.object(module, "GPU", True))
+        stack.enter_context(mock.patch.object(torch.cuda, "current_device", lambda: 0))
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_properties", lambda device=None: properties))
         stack.enter_context(
             mock.patch.object(

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 
 import pytest
 import yaml
@@ -71,14 +72,12 @@ def test_vendored_scripts_leave_no_address_of_a_third_party(base):
     assert not urls(effective_config(base, {}, vendored=True))
 
 
-def test_without_npm_scripts_come_from_the_cdn_at_the_vendored_versions(base):
+def test_without_npm_formulas_are_the_work_of_a_pinned_script_from_the_cdn(base):
     config = effective_config(base, {}, vendored=False)
-    found = " ".join(urls(config))
-    scripts = [package for package in vendor.PACKAGES if not package.name.startswith("@fontsource")]
-    assert len(scripts) == 1
-    for package in scripts:
-        assert f"{package.name}@{package.version}/" in found
+    assert config["sphinx"]["config"]["html_math_renderer"] == "mathjax"
+    assert re.search(r"/mathjax@\d+\.\d+\.\d+/", " ".join(urls(config)))
     assert "html_extra_path" not in config["sphinx"]["config"]
+    assert effective_config(base, {}, vendored=True)["sphinx"]["config"]["html_math_renderer"] == "katex"
 
 
 def test_the_overlay_leaves_the_base_alone(base, root):

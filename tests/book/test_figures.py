@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from flashkat_theme import LETTERS, PALETTE, ThemedSvg, plain
+from flashkat_theme import LETTERS, PALETTE, ThemedSvg, for_phones, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -142,3 +142,23 @@ def test_colours_contrast_with_paper(theme):
             assert contrast(colours[f"{name}-text"], colours[surface]) >= 4.5, name
     for name in ("ink", "muted"):
         assert min(contrast(colours[name], colours[surface]) for surface in ("paper", "raised")) >= 4.5, name
+
+
+def test_the_drawing_for_phones_comes_out_as_it_went_in(monkeypatch):
+    from flashkat_lite.lab import figures
+
+    def draw():
+        figure, axes = figures.new()
+        axes.set(title='A "finding" & more', xlabel="time (ms) < 1")
+        return figure
+
+    kept = []
+    monkeypatch.setattr(figures, "display", kept.append)
+    monkeypatch.setenv("FLASHKAT_PHONES", "1")
+    figures.show(draw())
+    figure = draw()
+    figures.svg(figure)
+    assert for_phones(kept[0].data) == figures.for_phones(figure)
+    assert "--fk-width: 341.76px" in ThemedSvg(for_phones(kept[0].data), "n1-").html()
+    assert "for-phones" not in ThemedSvg(kept[0].data, "f1-").html()
+    assert for_phones(DRAWING) is None

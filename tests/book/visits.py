@@ -7,20 +7,20 @@ from playwright.sync_api import TimeoutError as TookTooLong
 
 READY = """async () => {
   await document.fonts.ready;
-  if (document.querySelector(".math")) await window.MathJax.startup.promise;
+  if (window.MathJax && document.querySelector(".math")) await window.MathJax.startup.promise;
 }"""
 FAULTS = r"""() => {
   const faults = [];
   const brief = (element) => element.outerHTML.slice(0, 120);
   const visible = (element) => element.getClientRects().length > 0;
   for (const math of document.querySelectorAll(".bd-article .math")) {
-    if (!math.querySelector("mjx-container")) faults.push(`maths not rendered: ${brief(math)}`);
+    if (!math.querySelector(".katex, mjx-container")) faults.push(`maths not rendered: ${brief(math)}`);
   }
-  for (const error of document.querySelectorAll("mjx-merror, [data-mjx-error]")) {
+  for (const error of document.querySelectorAll("mjx-merror, [data-mjx-error], .katex-error")) {
     faults.push(`maths with an error: ${brief(error)}`);
   }
   const prose = document.querySelector(".bd-article")?.cloneNode(true);
-  prose?.querySelectorAll("pre, code, script, style, mjx-container").forEach((element) => element.remove());
+  prose?.querySelectorAll("pre, code, script, style, .katex, mjx-container").forEach((element) => element.remove());
   if (/\\\(|\\\[|\$\$/.test(prose?.textContent ?? "")) faults.push("maths left as source in the text");
   for (const figure of document.querySelectorAll(".bd-article .fk-figure > svg")) {
     if (!figure.getAttribute("aria-label")) faults.push(`a figure without a name: ${brief(figure)}`);
@@ -46,7 +46,7 @@ FAULTS = r"""() => {
 # Colours of each kind of element, and whether it is there, with the theme that a script chose and with none chosen.
 UNCHOSEN = """() => {
   const root = document.documentElement, chosen = root.dataset.theme, kinds = new Map();
-  for (const element of document.querySelectorAll("body, body *:not(mjx-container *, .logo__image)")) {
+  for (const element of document.querySelectorAll("body, body *:not(mjx-container *, .katex *, .logo__image)")) {
     const of = [element, element.parentElement].map((one) => one.tagName + one.getAttribute("class"));
     kinds.set([...of, element.getAttribute("style")].join(), element);
   }
@@ -64,6 +64,53 @@ UNCHOSEN = """() => {
   at_once.remove();
   return [...kinds.values()].filter((_, place) => before[place] !== after[place])
     .map((element) => `without a script it looks otherwise: ${element.outerHTML.slice(0, 120)}`).slice(0, 20);
+}"""
+# What of a figure or a table is out of sight at this width, or too small to read, and does not say that it scrolls.
+OUT_OF_SIGHT = """() => {
+  const faults = [], page = innerWidth;
+  const shown = (element) => element.getClientRects().length > 0;
+  const scrolls = (box) => box.scrollWidth > box.clientWidth + 1;
+  const says = (box) => getComputedStyle(box).backgroundImage.split("gradient(").length > 4;
+  for (const svg of document.querySelectorAll(".bd-article .fk-figure > svg")) {
+    if (!shown(svg)) continue;
+    const box = svg.parentElement, frame = svg.getBoundingClientRect();
+    const name = svg.getAttribute("aria-label")?.slice(0, 50);
+    if (scrolls(box) && !says(box)) faults.push(`a figure is cut and does not say so: ${name}`);
+    if (box.matches(".fk-narrow") && scrolls(box)) faults.push(`a figure for phones is too wide: ${name}`);
+    const words = [...svg.querySelectorAll("text")].filter((word) => word.textContent.trim());
+    if (!box.matches(".fk-narrow, .fk-wide")) continue;
+    const places = words.map((word) => word.getBoundingClientRect());
+    places.forEach((place, one) => {
+      const text = words[one].textContent;
+      const cut = place.left < frame.left - 2 || place.right > frame.right + 2;
+      if (cut) faults.push(`cut at ${page}: "${text}" of ${name}`);
+      const size = Math.min(place.height, place.width); // of a turned word its width
+      if (box.matches(".fk-narrow") && size < 9 && text.length > 1) faults.push(`too small: "${text}" of ${name}`);
+      for (let two = 0; two < one; two++) {
+        const other = places[two];
+        const across = Math.min(place.right, other.right) - Math.max(place.left, other.left);
+        const along = Math.min(place.bottom, other.bottom) - Math.max(place.top, other.top);
+        if (across > 4 && along > 6) faults.push(`at ${page} "${text}" on "${words[two].textContent}" of ${name}`);
+      }
+    });
+  }
+  for (const table of document.querySelectorAll(".bd-article table")) {
+    if (!shown(table)) continue;
+    const box = table.closest(".fk-scroll, .pst-scrollable-table-container");
+    const of = table.textContent.trim().slice(0, 50);
+    if (!box) faults.push(`a table in no box of its own: ${of}`);
+    else if (scrolls(box) && (!says(box) || getComputedStyle(table.rows[0].cells[0]).position !== "sticky")) {
+      faults.push(`a table is cut and does not say so: ${of}`);
+    }
+    const first = table.rows[0].cells[0].getBoundingClientRect().width;
+    if (box && scrolls(box) && first > 0.55 * box.clientWidth) faults.push(`the first column leaves no room: ${of}`);
+  }
+  return [...new Set(faults)];
+}"""
+# The first picture of a chapter, at 1440 x 900
+OPENING = """() => {
+  const picture = [...document.querySelectorAll(".fk-opening svg")].find((svg) => svg.getClientRects().length);
+  return !picture || picture.getBoundingClientRect().bottom + scrollY > 900;
 }"""
 TOO_WIDE = "() => document.documentElement.scrollWidth > window.innerWidth"
 

@@ -32,7 +32,7 @@ from tools.paths import TOOLS
 CHAPTERS = notebooks.select([])
 CHEAPEST = "07_atomic_backward"  # the one that is tried without a GPU too
 EXERCISES = {
-    "01-1": {"points": 2, "level": 1, "hint": "twice <b>"},
+    "01-1": {"points": 2, "level": 1, "hint": "Twice <b>. Is `x` a number? Add it."},
     "01-2": {"points": 3, "level": 2, "hint": "thrice"},
     "01-3": {"points": 4, "level": 3, "hint": "times itself"},
 }
@@ -98,9 +98,13 @@ def submission(chapter, first="pass", **answers):
 def test_a_student_notebook_holds_no_solution_and_no_output(handed_out):
     text = notebooks.text(handed_out)
     assert "_solution" not in text and "said" not in text
-    assert [cell.id for cell in handed_out.cells][:4] == ["heading", "setup", "stub-1", "check-1"]
+    assert [cell.id for cell in handed_out.cells][:5] == ["heading", "setup", "stub-1", "stub-1-hint", "check-1"]
     assert cell(handed_out, "check-1").metadata.tags == ["check", "raises-exception"]
-    assert cell(handed_out, "stub-1").metadata.exercise.hint == "twice <b>"
+    assert cell(handed_out, "stub-1").metadata.exercise.hint == EXERCISES["01-1"]["hint"]
+    first, second, third = cell(handed_out, "stub-1-hint").source.split("<details>\n")[1:]
+    assert first == "<summary>Hint</summary>\n\nTwice <b>.\n\n"
+    assert second == "<summary>Another hint</summary>\n\nIs `x` a number?\n\n"
+    assert third == "<summary>Another hint</summary>\n\nAdd it.\n\n</details></details></details>"
     assert "widgets" not in handed_out.metadata
     assert handed_out.metadata.flashkat == {"chapter": "01_first", "version": notebooks.version()}
 
@@ -257,10 +261,15 @@ def late(chapter):
     made = submission(chapter, three="def square(x):\n    return helper(x)")
     check = cell(made, "check-1")
     check.source = f"{one}\n{check.source}"
+    made.cells.insert(made.cells.index(cell(made, "setup")) + 1, nbformat.v4.new_code_cell(GUESSES))
     made.cells += [nbformat.v4.new_code_cell(f"{two}\n{CHECKS['01-2']}"), nbformat.v4.new_code_cell(HELPER)]
     return made
 
 
+GUESSES = """guess = 4
+lab.predict("=How long?", "ms", "01-launch", guess)
+lab.reveal("01-launch", 0.8)
+lab.predict("How many?", "", "01-adds")"""
 HELPER = "import time\nhelper = lambda x: x * x"
 
 
@@ -297,6 +306,8 @@ def graded(chapter, tmp_path):
     notebooks.write(nbformat.v4.new_notebook(), folder / "bob" / "holidays.ipynb")
     (folder / "bob" / "broken.ipynb").write_text("{", encoding="utf-8")
     notebooks.write(late(chapter), folder / "late.ipynb")
+    saved = {"03-bytes": {"question": "<b>", "unit": "ms", "guess": -2, "value": None}, "no": 3}
+    (folder / "bob" / "Predictions (1).json").write_text(json.dumps(saved), encoding="utf-8")
     with zipfile.ZipFile(folder / "dora.zip", "w") as archive:
         archive.writestr("../hw/any.ipynb", bare(chapter))
         archive.writestr("../hw/helpers.py", three)
@@ -327,7 +338,7 @@ def test_a_class_of_all_kinds(graded, subtests):
     """One run for the time that it takes."""
     with subtests.test("every notebook is graded in the order of their names"):
         names = list(graded[1])
-        assert names == sorted(names) and len(names) == 11
+        assert names == sorted(names) and len(names) == 12
     with subtests.test("each check is scored by its own outcome"):
         assert points(graded, "bob/partly") == ["2", "0", "0"]
         _, wrong, untouched = messages(graded, "bob/partly")
@@ -378,10 +389,22 @@ def test_a_class_of_all_kinds(graded, subtests):
         page = (graded[0] / "feedback" / "cheats.ipynb.html").read_text(encoding="utf-8")
         assert "<strong>4 of 9 points</strong>" in page
         assert "expected 6, got 0" in page and grade_feedback.MEANINGS["Wrong"] in page
-        assert "Hint: twice &lt;b&gt;" in page and "times itself" not in page
+        assert "Hint: Twice &lt;b&gt;." in page and "times itself" not in page
         index = (graded[0] / "feedback" / "index.html").read_text(encoding="utf-8")
         assert 'href="ann/deletes.ipynb.html"' in index
         assert "<td>01-1</td><td>5</td><td>8</td><td>62%</td>" in index
+
+    with subtests.test("guesses of notebooks and of the page's file are listed and earn nothing"):
+        lines = (graded[0] / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]
+        assert lines == [
+            "bob/Predictions (1).json,03-bytes,<b>,ms,-2,,",
+            "late.ipynb,01-launch,'=How long?,ms,4,0.8,5",
+        ]
+        assert [row[4] for row in graded[1]["bob/Predictions (1).json"].values()] == [
+            "no notebook: 1 guess(es), in predictions.csv"
+        ]
+        page = (graded[0] / "feedback" / "late.ipynb.html").read_text(encoding="utf-8")
+        assert "01-launch: =How long?, in ms</td><td>4</td><td>0.8</td><td>5</td>" in page
 
 
 # Without a process
@@ -670,7 +693,8 @@ def test_a_run_that_ends_early_leaves_every_grade_that_was_there(quick, chapter,
     assert (tmp_path / "grades.csv").read_text(encoding="utf-8") == first
 
 
-def test_a_grade_stays_where_the_grader_fails_later(quick, chapter, tmp_path, monkeypatch):
+def test_a_grade_and_a_guess_stay_where_the_grader_fails_later(quick, chapter, tmp_path, monkeypatch):
+    quick.said = quick.said | {grade.GUESSED: [["01-a", "How?", "ms", 4.0, None]]}
     notebooks.write(submission(chapter), tmp_path / "a.ipynb")
     grade.main([str(tmp_path)])
 
@@ -679,6 +703,7 @@ def test_a_grade_stays_where_the_grader_fails_later(quick, chapter, tmp_path, mo
 
     monkeypatch.setattr(grade, "outcomes", fails)
     grade.main([str(tmp_path)])
+    assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:] == ["a.ipynb,01-a,How?,ms,4,,"]
     assert row_of(tmp_path, "a.ipynb")[2] == "2"
     assert row_of(tmp_path, "a.ipynb")[6] == "from before: cannot be run: RuntimeError: no kernel"
 

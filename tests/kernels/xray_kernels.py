@@ -11,6 +11,13 @@ def double(source, target, n, BLOCK: tl.constexpr):
     tl.store(target + at, 2.0 * tl.load(source + at, mask=at < n), mask=at < n)
 
 
+@triton.autotune([triton.Config({"BLOCK": block}) for block in (32, 1024)], key=["n"])
+@triton.jit
+def double_tuned(source, target, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + at, 2.0 * tl.load(source + at, mask=at < n), mask=at < n)
+
+
 @triton.jit
 def walk(source, target, n, BLOCK: tl.constexpr):
     row, at = tl.program_id(0), tl.arange(0, BLOCK)
@@ -32,6 +39,19 @@ def crowd(source, target, PLACES: tl.constexpr, BLOCK: tl.constexpr):
 def apart(source, target, STRIDE: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(target + at * STRIDE, tl.load(source + at))
+
+
+@triton.jit
+def spread(source, target, places, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + tl.load(places + at), tl.load(source + at))
+
+
+@triton.jit
+def one_column(source, sums, rows, columns, row_stride, column_stride, ROWS: tl.constexpr):
+    row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
+    read = tl.load(source + row.to(tl.int64) * row_stride + column * column_stride, mask=row < rows, other=0.0)
+    tl.atomic_add(sums + column, tl.sum(read.to(tl.float32), 0), sem="relaxed")
 
 
 @triton.jit
@@ -58,6 +78,12 @@ def doubled(x, block=1024):
     return y
 
 
+def tuned(x):
+    y = torch.empty_like(x)
+    double_tuned[lambda meta: (triton.cdiv(x.numel(), meta["BLOCK"]),)](x, y, x.numel())
+    return y
+
+
 def centred(x):
     y = torch.empty_like(x)
     walk[(x.shape[0],)](x, y, x.shape[1], BLOCK=1024)
@@ -74,6 +100,21 @@ def strided(x, stride):
     y = x.new_empty(x.numel() * stride)
     apart[(x.numel() // 1024,)](x, y, STRIDE=stride, BLOCK=1024)
     return y
+
+
+def scattered(x, places):
+    generator = torch.Generator().manual_seed(0)
+    y, where = x.new_empty(places), torch.randint(places, x.shape, generator=generator, dtype=torch.int32)
+    spread[(x.numel() // 1024,)](x, y, where, BLOCK=1024)
+    return y
+
+
+def column_sums(dy, ROWS=1024):
+    """Sums of columns, right and slow: a program reads one column, and of each sector that it moves one word."""
+    rows, columns = dy.shape
+    sums = torch.zeros(columns, device=dy.device)
+    one_column[(triton.cdiv(rows, ROWS), columns)](dy, sums, rows, columns, *dy.stride(), ROWS=ROWS)
+    return sums
 
 
 def turned(x):

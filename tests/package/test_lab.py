@@ -1,6 +1,7 @@
 """The lab: claims that hold and fail, measurements and their records, tables, figures, and who imports whom."""
 
 import graphlib
+import itertools
 import json
 import os
 import re
@@ -10,11 +11,13 @@ import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from flashkat_lite import hardware, records, testing
-from flashkat_lite.lab import figures, measuring, setup, show
+from flashkat_lite.lab import exercises, figures, fitting, measuring, setup, show
+from flashkat_lite.lab.exercises import hints
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
 from tools.notebooks import stamp
 
@@ -315,6 +318,26 @@ def test_a_table_without_a_source_has_no_provenance(shown):
     assert "1,234" in shown[0] and "&lt;adds&gt;" in shown[0] and "–" in shown[0] and "fk-source" not in shown[0]
 
 
+def test_a_table_may_have_a_caption(shown):
+    show.table({"what": "what"}, [{"what": "adds"}], caption="Additions & more")
+    assert shown[0].startswith('<table class="fk-table"><caption>Additions &amp; more</caption><thead>')
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.019954, "0.01995"),
+        (1842.52, "1,843"),
+        (20460.3, "20,460"),
+        (np.float32(122880), "122,900"),
+        (1.5e-5, "1.5e-05"),
+    ],
+)
+def test_a_large_figure_is_written_out(shown, value, text):
+    show.claim("A figure:", value, within=(None, None))
+    assert f"<strong>{text}</strong>" in shown[0]
+
+
 def ladder():
     return figures.ladder([("atomic", 792.0), ("block", 0.79)], ("add", 0.43), "A title", "recorded on a GPU")
 
@@ -323,6 +346,71 @@ def test_a_figure_is_the_same_bytes_each_time_and_uses_our_palette():
     first, second = figures.svg(ladder()), figures.svg(ladder())
     assert first == second and "792 ms" in first and "1,842×" in first
     assert set(re.findall(r"#[0-9a-f]{6}\b", first)) <= set(figures.NAMES.values())
+
+
+def crowded(columns=1):
+    figure, panels = figures.new(7.2, 3, ncols=columns, squeeze=False)
+    for axes in panels[0]:
+        axes.set(
+            xscale="log", xlim=(1, 1e5), ylim=(0, 1), xlabel="so many terms, on a logarithmic axis, of each of the sums"
+        )
+        axes.plot([1, 1e5], [0, 1], label="a curve with a long name, which fills a legend wholly")
+        for x in (1e4, 8e3):
+            axes.annotate("a label that runs out of the drawing", (x, 0.5))
+        axes.set_title(
+            "A title that states the finding in more words than seven inches can take in letters of this weight"
+        )
+        axes.legend()
+    return figure
+
+
+def wrong_words(figure):
+    """Words that leave the drawing, and pairs of words that lie on one another."""
+    found, sheet = fitting.written(figure), figure.bbox
+    out = [text for text, box in found if not sheet.x0 <= box.x0 <= box.x1 <= sheet.x1]
+    return out + [(a, b) for (a, one), (b, other) in itertools.combinations(found, 2) if fitting.overlap(one, other)]
+
+
+def test_words_of_a_figure_stay_in_it_and_apart():
+    figure = crowded()
+    assert wrong_words(figure)
+    fitting.finish(figure)
+    assert not wrong_words(figure)
+    assert {"1", "100", "10,000"} <= {text for text, _ in fitting.written(figure)}
+
+
+def test_on_a_phone_panels_stand_under_one_another_and_words_keep_their_size():
+    figure = crowded(columns=2)
+    assert fitting.narrow(figure)
+    assert figure.get_size_inches()[0] == fitting.PHONE and not wrong_words(figure)
+    assert len({round(axes.get_position().x0, 1) for axes in figure.axes}) == 1
+    assert all(text.get_fontsize() >= 8 for text in fitting._words(figure))
+
+
+def test_a_figure_brings_its_drawing_for_phones_where_outputs_are_kept(monkeypatch):
+    kept = []
+    monkeypatch.setattr(figures, "display", kept.append)
+    figures.show(ladder())
+    monkeypatch.setenv("FLASHKAT_PHONES", "1")
+    figures.show(ladder())
+    plain, both = (one.data for one in kept)
+    assert "for-phones" not in plain
+    assert both.count("<svg ") == 1 and "&lt;svg " in both  # as text: no identifier is there twice
+
+
+def test_a_dark_word_on_a_mark_stays_dark_on_a_dark_page():
+    figure, axes = figures.new()
+    axes.barh([0, 1], [1, 1], color=[figures.SKY, figures.GRID])
+    words = [axes.text(0.5, y, "1.0", va="center") for y in (0, 1)]
+    fitting.finish(figure)
+    assert [word.get_color() for word in words] == [fitting.DARK, figures.INK]
+
+
+def test_letters_of_a_formula_are_drawn_as_outlines():
+    figure, axes = figures.new()
+    axes.set(ylabel="error, in $2^{-24}\\sqrt{\\Sigma t^2}$", xlabel="terms")
+    texts = re.findall(r"<text\b[^>]*>([^<]*)", figures.svg(figure))
+    assert "terms" in texts and not [text for text in texts if "error" in text or "24" in text]
 
 
 def test_a_formula_is_read_once_for_all_drawings():
@@ -437,3 +525,26 @@ def test_flashkat_device_hides_every_gpu_before_anything_asks_for_one():
         assert environ == {"FLASHKAT_DEVICE": said, "CUDA_VISIBLE_DEVICES": "3"}
     with pytest.raises(ValueError, match="FLASHKAT_DEVICE='tpu': expected cpu or cuda"):
         setup.choose({"FLASHKAT_DEVICE": "tpu"})
+
+
+# Hints
+
+
+def test_a_hint_unfolds_a_step_for_each_sentence(monkeypatch):
+    html = []
+    monkeypatch.setattr(hints, "display", lambda item: html.append(item.data))
+    hints.hint("06-3")
+    assert html[0].count("<details>") == html[0].count("</details>") == len(hints.of_chapter("06")["06-3"]) >= 3
+    assert html[0].startswith("<details><summary>Hint</summary><p><code>tl.histogram(values, BINS)</code> counts")
+    with pytest.raises(ValueError, match="no hint to '06-9'"):
+        hints.hint("06-9")
+
+
+def test_a_failed_check_offers_hints_in_a_readers_notebook_alone(monkeypatch):
+    for wanted, lines in (("0", 1), ("1", 2)):
+        monkeypatch.setenv("FLASHKAT_FORECAST", wanted)
+        with pytest.raises(Wrong) as caught:
+            exercises.check("05-3", lambda words: 0)
+        shown = caught.value._render_traceback_()
+        assert shown[0] == f"Wrong: {caught.value}" and len(shown) == lines
+    assert shown[1] == 'Stuck? lab.hint("05-3") unfolds a hint, a step at a time.'

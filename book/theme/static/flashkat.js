@@ -7,7 +7,8 @@
       const frames = [...document.getElementById(input.dataset.moves).children];
       const show = () => {
         frames.forEach((frame, place) => { frame.hidden = place !== +input.value; });
-        input.setAttribute("aria-valuetext", `${+input.value + 1} of ${frames.length}`);
+        const said = frames[+input.value]?.querySelector("svg[aria-label]")?.getAttribute("aria-label");
+        input.setAttribute("aria-valuetext", `${+input.value + 1} of ${frames.length}${said ? `: ${said}` : ""}`);
       };
       input.addEventListener("input", show);
       show();
@@ -67,11 +68,22 @@
     }
   };
 
+  // The theme keeps how far the list of pages was scrolled, which may hide where one is.
+  const showPlace = () => {
+    const list = document.querySelector(".bd-sidebar-primary"), here = list?.querySelector(".current.active, li.current > a.current");
+    if (!here || !list.clientHeight) return;
+    const [box, frame] = [here.getBoundingClientRect(), list.getBoundingClientRect()];
+    if (box.top < frame.top || box.bottom > frame.bottom) list.scrollTop += box.top - frame.top - frame.height / 3;
+  };
+
   document.addEventListener("DOMContentLoaded", () => {
     moveFrames();
     nameControls();
     wrapTables();
     watchScrolling();
   });
-  window.addEventListener("load", nameControls);
+  window.addEventListener("load", () => {
+    nameControls();
+    showPlace();
+  });
 })();

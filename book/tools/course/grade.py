@@ -1,9 +1,9 @@
 """`make grade SUBMISSIONS=folder`: runs students' notebooks with our checks in them, and writes what they earned.
 
-folder/grades.csv holds the points of each exercise, totals.csv a row a student, folder/feedback a page for each
-notebook and an index. Checks are taken from our chapters by cell id, so that editing or deleting one gains nothing; in
-grading/, kernel.py says how they run, collect.py what is graded, table.py what of an earlier table stays, totals.py
-whose a file is, and seen.py what a teacher may want to look at.
+folder/grades.csv holds the points of each exercise, totals.csv a row a student, predictions.csv what was guessed before
+it was measured, feedback a page for each notebook and an index. Checks are taken from our chapters by cell id, so that
+editing or deleting one gains nothing; in grading/, kernel.py says how they run, collect.py what is graded, table.py
+what of an earlier table stays, totals.py whose a file is, and seen.py what a teacher may want to look at.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import psutil
 from .. import notebooks
 from ..notebooks import execute
 from ..paths import BUILD, ROOT, TOOLS
-from .grading import collect, feedback, kernel, scripts, seen, table, totals
+from .grading import collect, feedback, guesses, kernel, scripts, seen, table, totals
 from .grading.kernel import AGAIN
 from .grading.table import HEADER, Row  # noqa: F401
 
@@ -40,6 +40,7 @@ ATTEMPTS = 4  # processes of a notebook
 DEFINED = re.compile(r"^(?:def|class)\s+(\w+)", re.MULTILINE)
 ASKED = re.compile(r"(\w+)\)\s*$")  # the function that a check asks for
 SHARED = Path("/dev/shm")
+GUESSED = "#guesses"  # among what cells said, and no cell's id
 # Variables of the grader's environment that a notebook sees: what finds Python, libraries, a compiler and a GPU. None
 # that names a place to write (caches, dumps, XDG_…): a notebook has its own, below its home.
 SEEN = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "SLURM_CPUS", "PYTHONHASH")
@@ -186,6 +187,7 @@ def outcomes(notebook, env, limits=None, beside=()):
     """Runs a notebook to its end in fresh processes, whatever fails; returns what each cell that ran said, by id.
 
     {"message": "" where the cell ran without an error, and of a check "printed": …, "speeds": [[line, band, share]]}
+    Under GUESSED stands what it guessed at the chapter's predictions.
     A check that failed at its place, and whose function is another at the notebook's end, is run there once more; it
     says so under its id with AGAIN. beside: {name: bytes} of files that the notebook finds where it runs.
     """
@@ -295,6 +297,8 @@ def run(path, limits, readable):
             break
         process = Process(cells, path.parent / f"process-{attempt}", limits, deadline, readable)
         at_fault = process.run(note, said)
+        if found := process.guesses():
+            note(GUESSED, found)
         if at_fault is None:
             break
         left_out.add(at_fault)
@@ -356,6 +360,7 @@ def surroundings(place, limits, readable=None):
         "JUPYTER_PATH": str(place / "jupyter"),
         "MPLCONFIGDIR": str(place / "home" / "matplotlib"),
         "FLASHKAT_FORECAST": "0",
+        "FLASHKAT_PREDICTIONS": str(place / guesses.FILE),
     }
 
 
@@ -453,6 +458,14 @@ class Process:
             self.end()
         return None
 
+    def guesses(self):
+        """What the notebook guessed at the chapter's predictions, as far as it came."""
+        try:
+            with (self.place / guesses.FILE).open("rb") as file:
+                return guesses.read(file.read(guesses.LARGEST + 1))
+        except OSError:
+            return []
+
     def rounds(self, said):
         """The cells; then each check that has not earned all, once more under another id."""
         yield from self.cells
@@ -528,6 +541,7 @@ class Submission:
     seen: list = dataclasses.field(default_factory=list)  # what a teacher may want to look at
     sources: list = dataclasses.field(default_factory=list)  # of its cells, as they were handed in
     chapter: Path | None = None
+    guesses: list = dataclasses.field(default_factory=list)  # known once it was run
 
 
 class Failed(Exception):
@@ -572,6 +586,7 @@ def assess(submission, env, limits=None):
         said = outcomes(submission.notebook, env, limits, submission.beside)
     except Exception as error:
         raise Failed(f"cannot be run: {type(error).__name__}: {error}".partition("\n")[0]) from error
+    submission.guesses = [guesses.Guess(*one) for one in said.get(GUESSED, ())]
     cells = submission.notebook.cells
     failed = [(cell.source, said[cell.id]["message"]) for cell in cells if not is_check(cell) and cell.id in said]
     failed = [(source.strip().partition("\n")[0], message) for source, message in failed if message]
@@ -688,13 +703,13 @@ def _grade(folder, book, limits, jobs, stack):
     try:
         for one in handed:
             if one.content is None:
-                book.add(one.name, {}, [Row("", 0, 0, one.why)], [], no_page=one.passed_over)
+                book.add(one.name, {}, [Row("", 0, 0, one.why)], [], no_page=one.passed_over, guessed=one.guesses)
                 print(f"{one.name}: {one.why}", flush=True)
         for done in concurrent.futures.as_completed(running):
             one = running[done]
             try:
                 rows, failed = done.result()
-                book.add(one.name, one.content.stubs, rows, failed)
+                book.add(one.name, one.content.stubs, rows, failed, guessed=one.content.guesses)
             except Exception as error:  # ours; the others wait
                 book.failed(one.name, str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}")
             book.done += 1
@@ -755,7 +770,11 @@ class Class:
         self.options, self.wanted = options, _set(options.exercises)
         self.which = totals.Which(options.student, [path.stem for path in notebooks.select([])])
         self.folder, self.table, self.overrides = folder, table.Table(folder), table.Overrides(folder)
-        self.graded = {name: feedback.Graded(name, {}, rows, []) for name, rows in self.table.rows.items()}
+        before = guesses.kept(folder)
+        self.graded = {
+            name: feedback.Graded(name, {}, rows, [], guesses=before.get(name, []))
+            for name, rows in self.table.rows.items()
+        }
         self.done = self.expected = 0
         self.troubles, self.kept = [*filter(None, [self.table.trouble]), *self.overrides.troubles], True
         self.worths = functools.cache(worths)
@@ -788,9 +807,10 @@ class Class:
         except OSError:
             return False
 
-    def add(self, name, stubs, rows, failed, no_page=False):
+    def add(self, name, stubs, rows, failed, no_page=False, guessed=()):
         """Takes a file's rows in place of those that it had, and writes them."""
-        one = feedback.Graded(name, stubs, self.overrides.apply(name, rows, self.worths), failed)
+        rows = self.overrides.apply(name, rows, self.worths)
+        one = feedback.Graded(name, stubs, rows, failed, guesses=list(guessed))
         self.graded[name] = one
         if not no_page:
             one.page = self._page(one)
@@ -801,7 +821,8 @@ class Class:
         before = [row for row in self.table.rows.get(name, ()) if row.exercise]
         if before:
             note = f"from before: {why}"
-            self.add(name, {}, [row._replace(note=_also(row.note, note)) for row in before], [], no_page=True)
+            rows = [row._replace(note=_also(row.note, note)) for row in before]
+            self.add(name, {}, rows, [], no_page=True, guessed=self.graded[name].guesses)
         else:
             self.add(name, {}, [Row("", 0, 0, why)], [])
 
@@ -827,6 +848,7 @@ class Class:
         try:
             self.table.write(ordered)
             self.students = self._totals(ordered)
+            guesses.write(self.folder, {one.name: one.guesses for one in ordered})
             table.replace(self.folder / "feedback" / "index.html", feedback.index(ordered))
             self.kept = True
         except OSError as error:  # a full disk, say: the next one may have room

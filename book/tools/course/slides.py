@@ -30,7 +30,12 @@ REVEAL = vendor.Package(
         ("package/LICENSE", "reveal"),
     ),
 )
-MATHJAX = next(package for package in vendor.PACKAGES if package.name == "mathjax")
+MATHJAX = vendor.Package(
+    "mathjax",
+    "3.2.2",
+    "sha512-Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
+    (("package/es5/tex-svg.js", "mathjax"), ("package/LICENSE", "mathjax")),
+)
 ROLE = re.compile(r"\s*\{(?:eq|cite|cite:\w+|numref|ref|doc|term)\}`([^`<]*)(?:<[^`]*>)?`")
 MATH = re.compile(r"\$\$?[^$]+\$\$?")
 CLAIMED = re.compile(r"^\W+ (?=\w)| ?\((claimed|measured|recorded)[^)]*\)")  # how a claim was checked

@@ -23,6 +23,7 @@ FOLDED = re.compile(r"\s*\bSolutions are folded\.")
 RUN = "Before you hand in: *Kernel → Restart Kernel and Run All Cells*, and see that each check finds your function."
 # nbgrader's cell metadata, for those who use it: https://nbgrader.readthedocs.io
 SCHEMA = {"schema_version": 3, "grade": False, "solution": False, "locked": False, "task": False}
+SENTENCE = re.compile(r"(?<=[.?!]) +(?=\S)")
 
 
 def for_student(notebook, chapter):
@@ -43,7 +44,7 @@ def for_student(notebook, chapter):
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and FOLDED.search(cell.source):
             cell.source = FOLDED.sub("", cell.source, count=1) + f"\n\n{RUN}"
-    notebook.cells = [one for cell in notebook.cells for one in (cell, *_hint(cell, worth))]
+    notebook.cells = [one for cell in notebook.cells for one in (cell, *_hints(cell))]
     if notebook.cells and notebook.cells[0].cell_type == "markdown":
         notebook.cells[0].source += f"\n\n*Handed out with version {notebooks.version()}.*"
     notebook.metadata.pop("widgets", None)
@@ -55,15 +56,15 @@ def _is_stub(cell):
     return "exercise" in notebooks.tags(cell)
 
 
-def _hint(cell, worth):
-    """The folded hint below a check."""
-    if "check" not in notebooks.tags(cell):
+def _hints(cell):
+    """A cell below a stub with its hint, a step for each sentence, each folded in the one before."""
+    if "exercise" not in notebooks.tags(cell):
         return
-    name = notebooks.exercise(cell)
-    if hint := worth[name].get("hint"):
-        summary = f"<summary>Hint for {name.lstrip('0').replace('-', '.')}</summary>"
-        text = f"<details>\n{summary}\n\n{hint}\n\n</details>"
-        yield nbformat.v4.new_markdown_cell(text, id=f"hint-{name}")
+    steps = SENTENCE.split(cell.metadata.exercise.hint)
+    opened = [f"<details>\n<summary>{'Another hint' if place else 'Hint'}</summary>\n\n{step}\n" for place, step in
+              enumerate(steps)]  # fmt: skip
+    text = "\n".join(opened) + "\n" + "</details>" * len(steps)
+    yield nbformat.v4.new_markdown_cell(text, id=f"{cell.id[:50]}-hint")
 
 
 def hand_out(notebook, path, written):

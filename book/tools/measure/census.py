@@ -1,8 +1,8 @@
 """Public backward kernels: what each adds where, its forecast, and on a GPU its time: `python book/tools census`.
 
 Takes the packages of the extra `census` that can be imported; in an environment of their own, or from a folder:
-`PYTHONPATH=folder python book/tools census`. Needs no GPU, and writes book/census.json, which the page *In
-the wild* shows. With `--time`, on a GPU, each call is timed with a cold L2 cache, and _build/records/<gpu>/census.json
+`PYTHONPATH=folder python book/tools census`. Needs no GPU, and writes book/census.json, which the page
+*Census* shows. With `--time`, on a GPU, each call is timed with a cold L2 cache, and _build/records/<gpu>/census.json
 written; `make record` moves it to book/data. A case that fails says why, and the others go on.
 """
 
@@ -53,13 +53,22 @@ def adds(launches: list) -> list[dict[str, Any]]:
             times = [n for (where, _), n in launch.words.items() if where == name]
             scale = launch.programs / launch.alone
             size = next(a.size for (kind, _, n), a in launch.accesses.items() if kind == "add" and n == name)
-            seen = len(times) if launch.alone == launch.programs or sum(times) > 4 * len(times) else None
-            addresses = seen or launch.sizes[name] // size
+            visits = [len(programs) for (where, _), programs in launch.queue.items() if where == name]
+            whole = launch.alone == launch.programs or sum(visits) > 4 * len(visits)  # a draw has met each of them
+            made = scale * sum(times)
+            addresses = len(times) if whole else int(min(launch.sizes[name] // size, made))
             rows.append({
-                "kernel": launch.name, "argument": name, "additions": scale * sum(times), "addresses": addresses,
-                "an address": scale * sum(times) / addresses,
+                "kernel": launch.name, "argument": name, "additions": made, "addresses": addresses,
             })  # fmt: skip
     return rows
+
+
+def fences(launches: list) -> int:
+    """Return how many instructions of kernels that add to shared places wait until all before them is seen by all."""
+    from flashkat_lite.xray.counting import Launch
+
+    adding = [one for one in launches if isinstance(one, Launch) and one.words]
+    return sum(len(re.findall(r"\bMEMBAR\b", one.report.sass)) for one in adding)
 
 
 def partial_sums(launches: list) -> float:
@@ -88,7 +97,7 @@ def row_of(name: str, launches: list, gpus: tuple[str, ...]) -> dict[str, Any]:
     from flashkat_lite.xray.report import forecast
 
     counted = {"kernels": [one.name for one in launches if isinstance(one, Launch)]}
-    counted |= {"adds": adds(launches), "partial": partial_sums(launches)}
+    counted |= {"adds": adds(launches), "fences": fences(launches), "partial": partial_sums(launches)}
     if outside := next((one.outside for one in launches if isinstance(one, Launch) and one.outside), ""):
         return counted | {"outside": outside}
     found = {}
@@ -101,6 +110,7 @@ def row_of(name: str, launches: list, gpus: tuple[str, ...]) -> dict[str, Any]:
             row["additions"] = max(terms["one unit's additions"], terms["additions"])
             row["rest"] = max(t for k, t in terms.items() if "additions" not in k)
         row |= {"ill": one.ill, "warnings": one.warnings()}
+        row |= {"terms": one.main.terms} if one.ill else {}
         if one.ill:
             row["cured"] = forecast(name, without_additions(launches), load(gpu)).ms
         found[gpu] = row
@@ -119,7 +129,11 @@ def counted(one: Any) -> list:
     with pretended as launches, stage.believing(wanted), torch.no_grad():
         call = one.make(Maker("cpu", filled=False), loaded(one))
         launches.clear()
-        call()
+        try:
+            call()
+        except Exception:  # what Triton does not interpret may be outside of the model anyway
+            if not any(getattr(launch, "outside", "") for launch in launches):
+                raise
         return list(launches)
 
 

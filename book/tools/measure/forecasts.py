@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def forecasting(lab: Any, launches: list, seen: dict[str, list], wanted: Callabl
 
 
 def collect(family: str, gpu: str) -> dict[str, tuple[float, list]]:
-    """Return {case: (ms recorded, launches)} of a family."""
+    """Return {case: (ms recorded, launches)} of a family. LookupError: the chapter has no such function, or no case."""
     import torch
 
     from flashkat_lite import lab, records
@@ -166,6 +167,8 @@ def collect(family: str, gpu: str) -> dict[str, tuple[float, list]]:
     with pretending(load(gpu), seconds=2.0) as launches:
         space = execute(chapter)
         space.update(kernels_of=lambda function: [], own_backward=lambda *_: None)  # PyTorch's own, profiled
+        if name not in space:
+            raise LookupError(f"chapter {chapter} defines no {name}, which measures {family}")
         for call in calls:
             seen: dict[str, list] = {}
             torch.manual_seed(0)
@@ -182,6 +185,8 @@ def collect(family: str, gpu: str) -> dict[str, tuple[float, list]]:
                 for candidate in _keys(family, case, data, int(turn)):
                     if candidate in ms:
                         cases[" ".join([candidate, *map(str, call)])] = (ms[candidate], made)
+    if not cases:
+        raise LookupError(f"{name} of chapter {chapter} measured no case that {family} has a record of")
     return cases
 
 
@@ -225,19 +230,26 @@ def main() -> None:
     options = parser.parse_args()
     from flashkat_lite.xray.prices import FOLDER
 
+    missing = []
     for gpu in options.gpu or sorted(path.stem for path in FOLDER.glob("*.json")):
         path, rows = FORECASTS / f"{gpu}.json", []
-        if path.exists() and options.families:
-            rows = [r for r in json.loads(path.read_text(encoding="utf-8")) if r["family"] not in options.families]
-        for family in [f for f in recorded_by(gpu) if f in (options.families or FAMILIES)]:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        for family in recorded_by(gpu):
+            known = [r for r in before if r["family"] == family]
+            if family not in (options.families or FAMILIES):
+                rows += known
+                continue
             kept = options.keep and options.keep / f"{gpu}-{family}.pickle"
-            if kept and kept.exists():
-                cases = pickle.loads(kept.read_bytes())
-            else:
-                cases = collect(family, gpu)
-                if kept:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    kept.write_bytes(pickle.dumps(cases))
+            try:
+                cases = pickle.loads(kept.read_bytes()) if kept and kept.exists() else collect(family, gpu)
+            except LookupError as error:
+                missing.append(f"{gpu}: {error}; what was forecast before stays")
+                print(missing[-1], flush=True)
+                rows += known
+                continue
+            if kept and not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_bytes(pickle.dumps(cases))
             rows += rows_of(cases, family, gpu)
             print(f"{gpu} {family}: {len(cases)} cases", flush=True)
         if rows:
@@ -246,3 +258,5 @@ def main() -> None:
     from tools.site.pencil_page import write
 
     write()
+    if missing:
+        sys.exit("\n".join(missing))

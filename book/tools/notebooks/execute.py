@@ -134,7 +134,7 @@ def execute(path, env, facts, apart=False):
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text("{}", encoding="utf-8")
     start = time.perf_counter()
-    executed, failed = nbmake(path, env | {"FLASHKAT_TELL_MEMORY": str(told)})
+    executed, failed = nbmake(path, env | {"FLASHKAT_TELL_MEMORY": str(told), "FLASHKAT_PHONES": "1"})
     with _one_at_a_time:
         seconds, facts["before"] = time.perf_counter() - max(start, facts.get("before", start)), time.perf_counter()
         return settle(path, original, executed, failed, facts, seconds, told, apart)

@@ -62,7 +62,8 @@ def effective_config(base: dict, environ: Mapping[str, str], vendored: bool) -> 
     if vendored:
         config["sphinx"]["config"] |= {
             "html_extra_path": ["book/extra"],
-            "mathjax_path": "../vendor/mathjax/tex-svg.js",
+            "html_math_renderer": "katex",
+            "mathjax_path": "",
         }
     address = repository(environ)
     if address:

@@ -21,7 +21,12 @@ into the package: launch sizes come from a sweep.
 """
 HEADER = ["Record", "Made by", "When", "Shown in"]
 READERS = ("load", "measure", "measured", "recorded")  # lab.records' functions, and chapters' short forms
-WRITTEN = {"ladder": ["/book/intro"], "claims": ["/book/claims"], "xray_fresh": ["/book/pencil"]}  # by tools
+WRITTEN = {
+    "ladder": ["/book/intro"],
+    "claims": ["/book/claims"],
+    "xray_fresh": ["/book/pencil"],
+    "census": ["/book/census"],
+}  # by tools
 
 
 def write_records_page(root=ROOT):

@@ -1,4 +1,4 @@
-"""The scripts and fonts that the pages need, fetched once from the npm registry into book/extra/vendor.
+"""What typesets formulas and the fonts that the pages need, fetched once from the npm registry into book/extra/vendor.
 
 With them a built page asks no third party for a byte. Each package is pinned to a version and to the sha512 of its
 archive; an archive that differs is refused.
@@ -28,15 +28,18 @@ class Package:
     keep: tuple[tuple[str, str], ...]
 
 
+FONTS = ("Main-Regular", "Main-Bold", "Main-Italic", "Math-Italic", "Math-BoldItalic", "AMS-Regular")
+FONTS += ("Caligraphic-Regular", "Script-Regular", *(f"Size{size}-Regular" for size in range(1, 5)))
 PACKAGES = (
     Package(
-        "mathjax",
-        "3.2.2",
-        "sha512-Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
+        "katex",
+        "0.19.1",
+        "sha512-jG8uKntjSEcm2EpQOh0XturpPuuC9r3Sq5HLHdsFdWZT27E672SF19QEi+of0/YeOy15lDgRhKvr5614uRrEfA==",
         (
-            ("package/es5/tex-svg.js", "mathjax"),
-            ("package/es5/input/tex/extensions/", "mathjax/input/tex/extensions"),
-            ("package/LICENSE", "mathjax"),
+            ("package/dist/katex.min.js", "katex"),  # the build's; no page loads it
+            ("package/dist/katex.min.css", "katex"),
+            *((f"package/dist/fonts/KaTeX_{name}.woff2", "katex/fonts") for name in FONTS),
+            ("package/LICENSE", "katex"),
         ),
     ),
     Package(
@@ -110,7 +113,7 @@ def fetch(packages: tuple[Package, ...], into: Path) -> None:
 
 
 def vendor() -> bool:
-    """Fetch the page's scripts; False, with one line that says why, where they cannot be had."""
+    """Fetch what pages need; False, with one line that says why, where they cannot be had."""
     if shutil.which("npm") is None:
         print("npm is missing: the pages will load MathJax from a CDN. On Debian: apt install npm")
         return False
@@ -118,7 +121,7 @@ def vendor() -> bool:
         fetch(PACKAGES, VENDOR)
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or error.stdout).strip().splitlines()[-1:]
-        print("npm could not fetch MathJax and the fonts: the pages will load MathJax from a CDN.", *reason)
+        print("npm could not fetch KaTeX and the fonts: the pages will load MathJax from a CDN.", *reason)
         return False
     return True
 

@@ -5,8 +5,11 @@ from typing import Any
 
 from ..xraying import wanted
 from . import beside
-from .common import CHECKS, discreet, explained, forecasts, state
+from .common import CHECKS, Wrong, discreet, explained, forecasts, state
+from .hints import hint, offered
 from .kernels import guarded_and_compiled
+
+__all__ = ["check", "hint", "right"]
 
 
 def right(number: str, *answers: Any) -> str:
@@ -27,6 +30,10 @@ def check(number: str, *answers: Any) -> None:
     In a reader's notebook without a GPU, what an H200 would say about a kernel's speed follows: no points hang on it.
     """
     forecasts.clear()
-    print(f"Right: {right(number, *answers)}")
+    try:
+        print(f"Right: {right(number, *answers)}")
+    except Wrong as wrong:
+        wrong.offer = offered(number)
+        raise
     for ask in forecasts if wanted() else ():
         print(ask())

@@ -33,11 +33,13 @@ TWICE = "each was added twice: is the buffer zeroed at each call, is memory from
 
 
 class Wrong(AssertionError):
-    """An answer that is not right; the message says what is wrong and where."""
+    """An answer that is not right; the message says what is wrong and where. `offer`: a line below it in a notebook."""
+
+    offer = ""
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback, whose lines of the check would show the answer."""
-        return [f"Wrong: {self}"]
+        return [f"Wrong: {self}", *filter(None, [self.offer])]
 
 
 def exercise(number: str) -> Callable[[Callable], Callable]:

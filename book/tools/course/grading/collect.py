@@ -9,7 +9,7 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from . import scripts, totals
+from . import guesses, scripts, totals
 
 LARGEST = 100_000_000  # bytes of a notebook: more is output, which is not read
 MEMBERS, UNPACKED, NESTED = 5000, 1_000_000_000, 3  # files and bytes of a zip; zips in zips
@@ -22,12 +22,16 @@ FOLDERS_LEFT = {".git", ".ipynb_checkpoints", "__macosx", "__pycache__"}
 
 @dataclasses.dataclass
 class Handed:
-    """A file or folder: its name as it is shown, unique in the class; a notebook as prepared, or why it is none."""
+    """A file or folder: its name as it is shown, unique in the class; a notebook as prepared, or why it is none.
+
+    guesses: of a file that the page *Your predictions* saved.
+    """
 
     name: str
     content: object = None
     why: str = ""
     passed_over: bool = False
+    guesses: list = dataclasses.field(default_factory=list)
 
 
 def shown(name):
@@ -97,7 +101,8 @@ class Collection:
         """What an earlier run wrote."""
         if path.parent == self.out:
             name = path.name.removeprefix(".").removesuffix(".partial")
-            if name in ("overrides.csv", *totals.FILES) or (name.startswith("grades.") and name.endswith(".csv")):
+            ours = ("overrides.csv", guesses.FILE, *totals.FILES)
+            if name in ours or (name.startswith("grades.") and name.endswith(".csv")):
                 return True
         feedback = self.out / "feedback"
         if path == feedback:
@@ -183,6 +188,9 @@ class Collection:
             return Handed(name, self.prepare(last, data, beside))
         if last.lower().endswith(".py") and last not in beside and scripts.CHECKED.search(data):
             return Handed(name, self.prepare(last, data, beside))  # a notebook's text, exported
+        if guesses.SAVED.fullmatch(last) and (found := guesses.read(data)):
+            why = f"no notebook: {len(found)} guess(es), in {guesses.FILE}"
+            return Handed(name, why=why, passed_over=True, guesses=found)
         return _passed(name, last, beside)
 
 

@@ -41,6 +41,7 @@ class Graded:
     rows: list
     failed: list
     page: str = ""  # its place below the folder of feedback
+    guesses: list = dataclasses.field(default_factory=list)
 
     @property
     def points(self):
@@ -115,6 +116,16 @@ def page(one):
     if one.failed:
         parts.append("<h2>Other cells that failed</h2>")
         parts += [f"<pre>{escape(source)}\n{escape(message)}</pre>" for source, message in one.failed[:10]]
+    if one.guesses:
+        parts.append(
+            "<h2>Predictions</h2><table><tr><th>question</th><th>guess</th><th>measured</th><th>over</th></tr>"
+        )
+        for found in one.guesses:
+            numbers = ("–" if n is None else f"{n:,.4g}" for n in (found.guess, found.value, found.quotient))
+            cells = "".join(f"<td>{number}</td>" for number in numbers)
+            unit = f", in {found.unit}" if found.unit else ""
+            parts.append(f"<tr><td>{escape(f'{found.source}: {found.question}{unit}')}</td>{cells}</tr>")
+        parts.append("</table>")
     return HEAD.format(title=escape(one.name)) + "\n".join(parts) + "\n</body></html>\n"
 
 

@@ -67,7 +67,7 @@ def _number(text):
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def _lines(data):
+def read_lines(data):
     """A table's lines as {column: text}, as spreadsheets write them: with a mark in front, or semicolons."""
     text = data.decode("utf-8-sig", "backslashreplace").replace("\0", "")
     separator = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
@@ -83,7 +83,7 @@ class Table:
         self.path, self.rows, self.trouble = folder / "grades.csv", {}, ""
         self.before = self.path.read_bytes() if self.path.exists() else None
         try:
-            header, lines = _lines(self.before or b"")
+            header, lines = read_lines(self.before or b"")
         except csv.Error as error:
             header, lines, self.trouble = [], [], f"grades.csv could not be read ({error}): begun anew"
         if self.before and not {*HEADER[:5]} <= {*header}:
@@ -124,7 +124,7 @@ class Overrides:
         self.path, self.troubles, self.given, self.used = folder / "overrides.csv", [], {}, set()
         if not self.path.exists():
             return
-        header, lines = _lines(self.path.read_bytes())
+        header, lines = read_lines(self.path.read_bytes())
         if not {"file", "exercise", "points"} <= {*header}:
             raise ValueError(f"{self.path}: its first line must name the columns file, exercise, points, comment")
         for number, line in enumerate(lines, 2):
