@@ -593,7 +593,8 @@ def assess(submission, env, limits=None):
     missing = next((message for _, message in failed if message.startswith(("ModuleNotFound", "FileNotFound"))), "")
     checks = {notebooks.exercise(cell): cell.id for cell in cells if is_check(cell)}
     rows = [better(name, stub.points, checks[name], said, missing) for name, stub in submission.stubs.items()]
-    found = [*submission.seen, *(one for outcome in said.values() for one in outcome.get("seen", ()))]
+    checked = [said.get(cell.id + end, {}) for cell in cells if is_check(cell) for end in ("", AGAIN)]
+    found = [*submission.seen, *(one for outcome in checked for one in outcome.get("seen", ()))]
     rows[0] = rows[0]._replace(seen="; ".join(dict.fromkeys(found)))
     return rows, failed
 
