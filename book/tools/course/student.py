@@ -105,4 +105,3 @@ def main(arguments=None):
             print(f"{place}{kept}")
     if not (FOLDER / ASSISTANTS.name).exists():
         shutil.copyfile(ASSISTANTS, FOLDER / ASSISTANTS.name)
-    print(f"version {notebooks.version()}")
