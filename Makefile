@@ -21,7 +21,7 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 given = $(if $(filter command,$(origin $1)),$($1))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
 
-.PHONY: help book serve test standin mutants lint execute bench compare record prices lab student grade colab wheelhouse wheel hub release-check \
+.PHONY: help book serve test standin mutants lint execute bench compare record prices lab student grade slides exam colab wheelhouse wheel hub release-check \
   release-files publish anew newest-tests newest-compiler
 
 help:  ## this list
@@ -84,12 +84,19 @@ prices: $(READY)  ## price lists for forecasts (flashkat_lite.xray), from the re
 lab: $(READY)  ## JupyterLab on the chapters
 	@"$(PY)" book/tools lab $(call given,ARGS)
 
-student: $(READY)  ## notebooks without solutions, in _build/student
-	@"$(PY)" book/tools student
+student: $(READY)  ## notebooks without solutions, in _build/student: make student CHAPTERS="07 09"
+	@"$(PY)" book/tools student $(CHAPTERS)
+
+slides: $(READY)  ## a deck for each session, in _build/slides, offline
+	@"$(PY)" book/tools slides
+
+exam: $(READY)  ## an exam with numbers of its own, and its answers, in _build/exam: make exam SEED=word
+	@"$(PY)" book/tools exam -- "$(or $(call given,SEED),$(error make exam SEED=any word that you keep))"
 
 # Folders' names may hold anything, so the shell reads them from the environment.
-grade: $(READY)  ## score a folder of student notebooks: make grade SUBMISSIONS=folder [OUT=folder] [ARGS="--jobs 4"]
-	@"$(PY)" book/tools grade $(if $(call given,OUT),"--out=$$OUT") $(call given,ARGS) -- "$$SUBMISSIONS"
+grade: $(READY)  ## score a folder of student notebooks: make grade SUBMISSIONS=folder [OUT=folder] [EXERCISES="2.1 3.1"]
+	@"$(PY)" book/tools grade $(if $(call given,OUT),"--out=$$OUT") $(if $(call given,EXERCISES),"--exercises=$$EXERCISES") \
+	  $(if $(call given,STUDENT),"--student=$$STUDENT") $(call given,ARGS) -- "$$SUBMISSIONS"
 
 colab: $(READY)  ## a first cell that installs the package on Colab: make colab REPO_URL=https://github.com/owner/name
 	@"$(PY)" book/tools colab

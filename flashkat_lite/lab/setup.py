@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import TypeVar
 
 import torch
@@ -17,8 +17,25 @@ from flashkat_lite import _interpreter, console, hardware
 from flashkat_lite._torch import interpreted
 
 T = TypeVar("T")
+CHOSEN = "FLASHKAT_DEVICE"  # cpu: kernels are interpreted, though there is a GPU
 
+
+def choose(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Hide every GPU from this process and its children if FLASHKAT_DEVICE is cpu: before anything asks for one.
+
+    Raises ValueError where it is neither cpu nor cuda.
+    """
+    said = environ.get(CHOSEN, "").strip().lower()
+    if said not in ("", "cpu", "cuda"):
+        raise ValueError(f"{CHOSEN}={said!r}: expected cpu or cuda")
+    if said == "cpu":
+        environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
+
+
+choose()
 GPU = torch.cuda.is_available()
+if GPU and os.environ.get(CHOSEN, "").strip().lower() == "cpu":
+    raise RuntimeError(f"{CHOSEN}=cpu came too late: import lab before anything that uses the GPU")
 DEVICE = "cuda" if GPU else "cpu"
 CAP = "FLASHKAT_GPU_MEMORY"  # GB: chapters take no more, whatever the GPU has
 SLOW = 300  # GB/s: on a GPU below that, sizes are small too. A T4 has 320, an L4 300

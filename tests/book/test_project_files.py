@@ -72,10 +72,11 @@ def test_an_issue_form_is_one_that_github_shows(path):
     assert "doctor" in path.read_text(encoding="utf-8")
 
 
-def test_there_is_a_form_for_kernels_errata_and_gpus_and_the_pages_name_theirs():
-    assert [path.stem for path in FORMS] == ["erratum", "gpu", "kernel"]
-    name = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "erratum.yml").read_text(encoding="utf-8"))["name"]
-    assert f"*{name}*" in (ROOT / "book" / "errata.md").read_text(encoding="utf-8")
+def test_there_is_a_form_for_kernels_errata_gpus_and_courses_and_the_pages_name_theirs():
+    assert [path.stem for path in FORMS] == ["erratum", "gpu", "kernel", "taught"]
+    for form, page in (("erratum", "errata"), ("taught", "teaching")):
+        name = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{form}.yml").read_text(encoding="utf-8"))["name"]
+        assert f"*{name}*" in (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", PAGES)

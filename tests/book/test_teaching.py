@@ -3,17 +3,20 @@
 import re
 
 from tools import notebooks
+from tools.notebooks import minutes
 
 
-def test_the_table_of_chapters_has_the_notebooks_exercises_and_points(root):
+def test_the_table_of_chapters_has_the_notebooks_exercises_points_and_minutes(root):
     text = (root / "book" / "teaching.md").read_text(encoding="utf-8")
     table = text[text.index("<!-- chapters: points -->") : text.index("<!-- end of chapters -->")]
-    rows = dict(re.findall(r"^\| (\d\d) \| [^|]+ \| (\d+ \| \d+) \|", table, re.MULTILINE))
+    rows = dict(re.findall(r"^\| (\d\d) \| [^|]+ \| (\d+ \| \d+ \| \d+ \| \d+ \| \d+) \|", table, re.MULTILINE))
+    rows = {name: re.sub(r"^(\d+ \| \d+ \|) \d+ \|", r"\1", row) for name, row in rows.items()}
     found = {}
     for path in notebooks.select([]):
-        cells = notebooks.read(path).cells
+        notebook = notebooks.read(path)
+        cells, counted = notebook.cells, minutes.count(notebook)
         points = [cell.metadata.exercise.points for cell in cells if "exercise" in notebooks.tags(cell)]
-        found[path.stem[:2]] = f"{len(points)} | {sum(points)}"
+        found[path.stem[:2]] = f"{len(points)} | {sum(points)} | {counted['minutes']} | {counted['exercises']}"
     assert rows == found
     total = sum(int(row.split(" | ")[1]) for row in rows.values())
     assert f"\n{total} points in all" in text

@@ -313,7 +313,7 @@ def graded(chapter, tmp_path):
         archive.writestr("../hw/helpers.py", three)
     limits = ["--cell", "10", "--grace", "1", "--memory", "2", "--output", "1000000"]
     grade.main([str(folder), "--jobs", "3", *limits])
-    with (folder / "grades.csv").open(encoding="utf-8") as file:
+    with (folder / "grades.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.reader(file))
     assert tuple(rows[0]) == grade.HEADER
     found = {}
@@ -368,6 +368,11 @@ def test_a_class_of_all_kinds(graded, subtests):
     with subtests.test("a hang that ignores interrupts keeps what was earned before"):
         assert points(graded, "hangs") == ["2", "0", "0"]
         assert messages(graded, "hangs")[2].startswith("TimeoutError")
+    with subtests.test("what was on at a check or is written down is seen and ordinary work is not"):
+        seen = {name: rows[next(iter(rows))][7] for name, rows in graded[1].items()}
+        assert "changes builtins.isinstance" in seen["cheats.ipynb"] and "changes IPython" in seen["replaces.ipynb"]
+        assert {seen[f"{name}.ipynb"] for name in ("late", "hangs", "bob/partly", "dora.zip/../hw/any")} == {""}
+        assert "Seen, not judged" in (graded[0] / "feedback" / "index.html").read_text(encoding="utf-8")
     with subtests.test("what cannot be run says why"):
         assert graded[1]["bob/holidays.ipynb"][""][4] == "answers no chapter that is here"
         assert graded[1]["bob/broken.ipynb"][""][4].startswith("cannot be run: NotJSONError")
@@ -464,7 +469,7 @@ def row_of(folder, name, exercise="01-1", out=None):
 
 
 def table(folder):
-    with (folder / "grades.csv").open(encoding="utf-8") as file:
+    with (folder / "grades.csv").open(encoding="utf-8-sig") as file:
         return list(csv.reader(file))[1:]
 
 
@@ -627,7 +632,8 @@ def test_a_zip_leads_nowhere_and_fills_nothing(quick, chapter, tmp_path, monkeyp
     assert said["a.zip/big.ipynb"].startswith("larger than 2 MB")
     assert said["c.zip"] == "an archive without a notebook"
     new = {path for path in tmp_path.rglob("*")} - {*before}
-    assert all(path == folder / "grades.csv" or (folder / "feedback") in (path, *path.parents) for path in new)
+    tables = {"grades.csv", "totals.csv", "canvas.csv"}
+    assert {path for path in new if (folder / "feedback") not in (path, *path.parents)} == {folder / t for t in tables}
     monkeypatch.setattr(grade_collect, "UNPACKED", 1_000_000)
     collection = grade_collect.Collection(folder, folder, lambda *_: "taken")
     assert {one.name: one.why for one in collection}["a.zip"].startswith("cannot be unpacked: ValueError: it would")
@@ -800,6 +806,36 @@ def test_a_notebook_sees_what_finds_python_and_a_gpu_and_no_place_to_write(tmp_p
     env = grade.surroundings(tmp_path / "place", grade.Limits())
     assert {name: env.get(name) for name in seen} == seen and not {*unseen} & env.keys()
     assert env["PYTHONUSERBASE"] == "/home/me/.local" and env["HOME"] == str(tmp_path / "place" / "home")
+
+
+def test_a_notebook_may_read_what_runs_it_and_nothing_of_anybodys(tmp_path, monkeypatch):
+    for name in ("home/bin", "home/secret", "sw/gcc/bin", "sw/gcc/lib", "data", "class"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, (tmp_path / "home" / "bin", tmp_path / "sw" / "gcc" / "bin"))))
+    monkeypatch.setattr(grade.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(grade, "HIDDEN", [str(tmp_path / "class")])
+    monkeypatch.setattr(grade, "GIVEN", [str(tmp_path / "data")])
+    found = [Path(place) for place in grade.readable.__wrapped__()]
+
+    def may_read(place):
+        return any(one == place or one in place.parents for one in found)
+
+    for name in ("home/bin", "sw/gcc/bin", "sw/gcc/lib", "data"):
+        assert may_read(tmp_path / name), name
+    for place in (tmp_path / "home" / "secret", tmp_path / "class", notebooks.CHAPTERS, Path("/")):
+        assert not may_read(place), place
+    assert may_read(Path(sys.prefix)) and may_read(Path("/usr"))
+
+
+def test_what_holds_something_hidden_is_opened_around_it(tmp_path):
+    for name in ("opt/a/x", "opt/b", "opt/b/c"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "opt" / "link").symlink_to(tmp_path)
+    opt = tmp_path / "opt"
+    assert [*grade_kernel.around(opt, [])] == [str(opt)]
+    assert [*grade_kernel.around(opt, [str(opt / "b" / "c")])] == [str(opt / "a")]
+    assert [*grade_kernel.around(opt, [str(opt)])] == [*grade_kernel.around(tmp_path / "none", [])] == []
 
 
 def test_packages_of_the_user_site_are_found_under_another_home(tmp_path, monkeypatch):
@@ -995,9 +1031,10 @@ def test_an_untouched_copy_earns_nothing_and_a_solved_one_all_points(path, tmp_p
         stub.source = solved(chapter)[notebooks.exercise(stub)]
     notebooks.write(submission, tmp_path / "solved.ipynb")
     grade.main([str(tmp_path), "--jobs", "1" if torch.cuda.is_available() else "2"])
-    with (tmp_path / "grades.csv").open(encoding="utf-8") as file:
+    with (tmp_path / "grades.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.reader(file))[1:]
     best, nothing = ([row for row in rows if row[0] == f"{name}.ipynb"] for name in ("solved", "untouched"))
     assert len(best) == len(nothing) == len(solved(chapter))
     assert [row[2] for row in best] == [row[3] for row in best]
     assert [row[2] for row in nothing] == ["0"] * len(nothing)
+    assert all("is our solution of" in line for line in best[0][7].split("; ") if line) and not nothing[0][7]

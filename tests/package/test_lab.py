@@ -515,6 +515,18 @@ def test_each_module_of_the_lab_can_be_the_first_to_be_imported(root):
     assert done.returncode == 0, done.stderr
 
 
+def test_flashkat_device_hides_every_gpu_before_anything_asks_for_one():
+    environ = {"FLASHKAT_DEVICE": " CPU ", "CUDA_VISIBLE_DEVICES": "3"}
+    setup.choose(environ)
+    assert environ["CUDA_VISIBLE_DEVICES"] == environ["HIP_VISIBLE_DEVICES"] == ""
+    for said in ("", "cuda"):
+        environ = {"FLASHKAT_DEVICE": said, "CUDA_VISIBLE_DEVICES": "3"}
+        setup.choose(environ)
+        assert environ == {"FLASHKAT_DEVICE": said, "CUDA_VISIBLE_DEVICES": "3"}
+    with pytest.raises(ValueError, match="FLASHKAT_DEVICE='tpu': expected cpu or cuda"):
+        setup.choose({"FLASHKAT_DEVICE": "tpu"})
+
+
 # Hints
 
 

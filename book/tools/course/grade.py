@@ -1,9 +1,9 @@
 """`make grade SUBMISSIONS=folder`: runs students' notebooks with our checks in them, and writes what they earned.
 
-folder/grades.csv holds the points of each exercise, folder/predictions.csv what was guessed before it was measured,
-folder/feedback a page for each notebook and an index. Checks are taken from our chapters by cell id, so that editing or
-deleting one gains nothing; in grading/, kernel.py says how they run, collect.py what is graded, and table.py what of an
-earlier table stays.
+folder/grades.csv holds the points of each exercise, totals.csv a row a student, predictions.csv what was guessed before
+it was measured, feedback a page for each notebook and an index. Checks are taken from our chapters by cell id, so that
+editing or deleting one gains nothing; in grading/, kernel.py says how they run, collect.py what is graded, table.py
+what of an earlier table stays, totals.py whose a file is, and seen.py what a teacher may want to look at.
 """
 
 import argparse
@@ -32,17 +32,20 @@ import psutil
 from .. import notebooks
 from ..notebooks import execute
 from ..paths import BUILD, ROOT, TOOLS
-from .grading import collect, feedback, guesses, kernel, table
+from .grading import collect, feedback, guesses, kernel, scripts, seen, table, totals
 from .grading.kernel import AGAIN
 from .grading.table import HEADER, Row  # noqa: F401
 
 ATTEMPTS = 4  # processes of a notebook
+DEFINED = re.compile(r"^(?:def|class)\s+(\w+)", re.MULTILINE)
+ASKED = re.compile(r"(\w+)\)\s*$")  # the function that a check asks for
+SHARED = Path("/dev/shm")
 GUESSED = "#guesses"  # among what cells said, and no cell's id
 # Variables of the grader's environment that a notebook sees: what finds Python, libraries, a compiler and a GPU. None
 # that names a place to write (caches, dumps, XDG_…): a notebook has its own, below its home.
 SEEN = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY_PATH", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "SLURM_CPUS", "PYTHONHASH")
 SEEN += ("PYDEVD_", "PYTHONUTF8", "TRITON_")
-SEEN_EXACTLY = {"CC", "CXX", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "PYTHONHOME"}
+SEEN_EXACTLY = {"FLASHKAT_DEVICE", "CC", "CXX", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "PYTHONHOME"}
 UNSEEN = ("CACHE", "DUMP", "OVERRIDE", "TRITON_HOME")
 
 
@@ -121,10 +124,11 @@ def settle(submission):
     return submission
 
 
-def assemble(submission, chapter):
+def assemble(submission, chapter, beside=()):
     """The submission with our checks in place of the student's: where they were, else after the stub, else last.
 
-    What else a student wrote into a check's cell is run before ours.
+    What else a student wrote into a check's cell is run before ours. A script beside it (beside: {name: bytes}) that
+    defines what a check asks for is run after all else: what is missed until then is tried once more.
     """
     settle(submission)
     checks = {notebooks.exercise(cell): cell for cell in chapter.cells if "check" in notebooks.tags(cell)}
@@ -157,6 +161,15 @@ def assemble(submission, chapter):
             place(notebooks.exercise(cell))
     for name in checks:
         place(name)
+    asked = {
+        name for cell in chapter.cells if "exercise" in notebooks.tags(cell) for name in DEFINED.findall(cell.source)
+    }
+    for number, (name, data) in enumerate(sorted(dict(beside).items())):
+        text = data.decode("utf-8-sig", "replace") if name.lower().endswith(".py") else ""
+        if scripts.defines(text, asked):
+            sources = [copied.sub(r"\1pass", source) for source in scripts.cells(text)]
+            made = [nbformat.v4.new_code_cell(s, id=f"beside-{number}-{at}") for at, s in enumerate(sources)]
+            cells += [cell for cell in made if cell.source.strip() != "pass"]
     return nbformat.v4.new_notebook(cells=cells)
 
 
@@ -178,14 +191,15 @@ def outcomes(notebook, env, limits=None, beside=()):
     A check that failed at its place, and whose function is another at the notebook's end, is run there once more; it
     says so under its id with AGAIN. beside: {name: bytes} of files that the notebook finds where it runs.
     """
-    limits = limits or Limits()
+    limits, shared = limits or Limits(), _shared()
     with tempfile.TemporaryDirectory(prefix="flashkat-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "notebook.ipynb"
         notebooks.write(notebook, path)
         (path.parent / "beside").mkdir()
         for name, data in dict(beside).items():
             (path.parent / "beside" / name).write_bytes(data)
-        command = [sys.executable, str(TOOLS), "grade", "--run", str(path), json.dumps(dataclasses.asdict(limits))]
+        facts = json.dumps({"limits": dataclasses.asdict(limits), "readable": readable()})
+        command = [sys.executable, str(TOOLS), "grade", "--run", str(path), facts]
         with (Path(folder) / "errors").open("w+", encoding="utf-8", errors="replace") as errors:
             process = subprocess.Popen(
                 command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
@@ -200,11 +214,61 @@ def outcomes(notebook, env, limits=None, beside=()):
                 end(process.pid)
                 process.wait()
                 RUNNING.discard(process)
+                empty_shared_memory(shared)
             errors.seek(0)
             said = path.with_suffix(".json")
             if not said.exists():
                 raise RuntimeError((errors.read().strip().splitlines() or ["the process ended at once"])[-1])
         return json.loads(said.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def readable():
+    """The places outside of its folder that a notebook may read: what Python and compilers need, nobody's work."""
+    places = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/sys", "/opt", "/nix", "/gnu", "/snap"]
+    places += ["/run/current-system", "/run/opengl-driver", "/run/systemd/resolve", "/run/nvidia-persistenced"]
+    places += ["/private/etc", "/System", "/Library"]
+    for name in ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "PYTHONPATH", "CUDA_HOME", "CUDA_PATH"):
+        places += [place for place in os.environ.get(name, "").split(os.pathsep) if os.path.isabs(place)]
+    given = [path for name, path in os.environ.items() if sees(name) and os.path.isabs(path)]
+    places += [path if os.path.isdir(path) else os.path.dirname(path) for path in given if os.path.exists(path)]
+    places += [*sys.path, site.getuserbase() if site.ENABLE_USER_SITE else ""]
+    home = os.path.realpath(os.path.expanduser("~"))
+    # A compiler's libraries lie beside its folder bin; at home, so may anything.
+    places += [os.path.dirname(place) for place in places if place.endswith("/bin") and not place.startswith(home)]
+    places = [place for place in places if len(Path(place).parts) > 1]
+    hidden = [str(ROOT), home, tempfile.gettempdir(), *HIDDEN]
+    hidden = [os.path.realpath(place) for place in hidden if len(Path(place).parts) > 1]
+    python = [os.path.realpath(place) for place in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
+    ours = [inner for place in python for inner in kernel.around(place, [one for one in hidden if one != place])]
+    given = [os.path.realpath(place) for place in GIVEN]
+    return sorted({*given, *ours, *(inner for place in places for inner in kernel.around(place, hidden))})
+
+
+HIDDEN, GIVEN = [], []  # what was handed in, and where grades are kept; what --readable names
+
+
+def empty_shared_memory(before, folder=SHARED):
+    """Deletes what has appeared in the memory that all processes share and that no process holds any more."""
+    try:
+        new = [path for path in folder.iterdir() if path.name not in before and path.stat().st_uid == os.getuid()]
+    except (OSError, AttributeError):
+        return
+    held = set()
+    for process in psutil.process_iter() if new else ():
+        with contextlib.suppress(psutil.Error, OSError):
+            held |= {one.path for one in [*process.memory_maps(), *process.open_files()]}
+    for path in new:
+        if str(path) not in held:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _shared():
+    try:
+        return {path.name for path in SHARED.iterdir()}
+    except OSError:
+        return set()
 
 
 def end(pid):
@@ -214,7 +278,7 @@ def end(pid):
         kill([*process.children(recursive=True), process])
 
 
-def run(path, limits):
+def run(path, limits, readable):
     """The fresh process of `outcomes`: a notebook whose process ends goes on in another, without the cell at fault."""
     notebook, said = notebooks.read(path), {}
     deadline = time.monotonic() + limits.notebook
@@ -231,7 +295,7 @@ def run(path, limits):
         cells = [cell for cell in notebook.cells if cell.id not in left_out or is_check(cell)]
         if not any(is_check(cell) and (cell.id not in said or _waits(cell, cells, said)) for cell in cells):
             break
-        process = Process(cells, path.parent / f"process-{attempt}", limits, deadline)
+        process = Process(cells, path.parent / f"process-{attempt}", limits, deadline, readable)
         at_fault = process.run(note, said)
         if found := process.guesses():
             note(GUESSED, found)
@@ -248,7 +312,7 @@ def _waits(check, cells, said):
     """Whether a check that failed has its function defined once more below it, and was not run there."""
     if not said[check.id]["message"] or check.id + AGAIN in said:
         return False
-    function = re.search(r"(\w+)\)\s*$", check.source)
+    function = ASKED.search(check.source)
     below = cells[cells.index(check) + 1 :]
     defined = rf"^(def|class)\s+{function[1]}\b|^{function[1]}\s*=" if function else "(?!)"
     return any(re.search(defined, cell.source, re.MULTILINE) for cell in below if not is_check(cell))
@@ -266,7 +330,7 @@ def kill(processes):
             process.kill()
 
 
-def surroundings(place, limits):
+def surroundings(place, limits, readable=None):
     """Makes a process's own folder: a copy of what chapters import and load, a home, a place for files. Its variables.
 
     Of the grader's own it sees what it needs to run, and no secrets.
@@ -278,6 +342,7 @@ def surroundings(place, limits):
         (place / name).mkdir()
     if os.path.isdir(os.environ.get("MPLCONFIGDIR", "")):  # its list of fonts takes seconds to make
         shutil.copytree(os.environ["MPLCONFIGDIR"], place / "home" / "matplotlib")
+    (place / kernel.READABLE).write_text(json.dumps(readable), encoding="utf-8")
     spec = place / "jupyter" / "kernels" / "submission" / "kernel.json"
     argv = [sys.executable, kernel.__file__, str(place), str(limits.output), "-f", "{connection_file}"]
     spec.parent.mkdir(parents=True)
@@ -334,13 +399,13 @@ class Tail(threading.Thread):
 class Process:
     """One process of a notebook, which may reach its limits."""
 
-    def __init__(self, cells, place, limits, deadline):
-        self.cells, self.place, self.limits, self.deadline = cells, place, limits, deadline
+    def __init__(self, cells, place, limits, deadline, readable=None):
+        self.cells, self.place, self.limits, self.deadline, self.readable = cells, place, limits, deadline, readable
         self.secret, self.why, self.printed = secrets.token_hex(16), None, 0
 
     def run(self, note, said):
         """Runs the cells and notes what they say; returns the id of the cell at which the process ended, or None."""
-        env = surroundings(self.place, self.limits)
+        env = surroundings(self.place, self.limits, self.readable)
         os.environ["JUPYTER_PATH"] = env["JUPYTER_PATH"]
         from jupyter_client import AsyncKernelManager
         from nbclient.exceptions import DeadKernelError
@@ -473,6 +538,9 @@ class Submission:
     notebook: nbformat.NotebookNode | None = None
     beside: dict = dataclasses.field(default_factory=dict)
     trouble: str = ""
+    seen: list = dataclasses.field(default_factory=list)  # what a teacher may want to look at
+    sources: list = dataclasses.field(default_factory=list)  # of its cells, as they were handed in
+    chapter: Path | None = None
     guesses: list = dataclasses.field(default_factory=list)  # known once it was run
 
 
@@ -480,15 +548,28 @@ class Failed(Exception):
     """The grader failed, not the student."""
 
 
-def prepare(name, data, beside=()):
-    """Reads a submission. All are read before the first is run, which might delete the others."""
+def prepare(name, data, beside=(), wanted=None):
+    """Reads a submission. All are read before the first is run, which might delete the others.
+
+    wanted: the exercises that were set; None for all.
+    """
     try:
+        if name.lower().endswith(".py"):
+            data = scripts.as_notebook(data)
         submission = nbformat.reads(data.decode(json.detect_encoding(data)), as_version=4)
+        handed_out = _dict(submission.metadata.get("flashkat")).get("version")
         found = chapter_of(settle(submission), name)
         if found is None:
             return Submission(trouble="answers no chapter that is here")
         chapter = chapter_at(found)
-        return Submission(stubs(chapter), assemble(submission, chapter), dict(beside))
+        asked = {name: stub for name, stub in stubs(chapter).items() if wanted is None or name in wanted}
+        if not asked:
+            return Submission(trouble="answers no exercise that was set")
+        made = assemble(submission, chapter, beside)
+        made.cells = [cell for cell in made.cells if not is_check(cell) or notebooks.exercise(cell) in asked]
+        sources = [cell.source for cell in made.cells if not is_check(cell)]
+        notes = [f"handed out with version {handed_out}"] if handed_out not in (None, notebooks.version()) else []
+        return Submission(asked, made, dict(beside), "", [str(one)[:80] for one in notes], sources, found)
     except Exception as error:  # what students hand in may be anything, and the next one waits
         return Submission(trouble=f"cannot be run: {type(error).__name__}: {error}".partition("\n")[0])
 
@@ -512,7 +593,13 @@ def assess(submission, env, limits=None):
     missing = next((message for _, message in failed if message.startswith(("ModuleNotFound", "FileNotFound"))), "")
     checks = {notebooks.exercise(cell): cell.id for cell in cells if is_check(cell)}
     rows = [better(name, stub.points, checks[name], said, missing) for name, stub in submission.stubs.items()]
+    checked = [said.get(cell.id + end, {}) for cell in cells if is_check(cell) for end in ("", AGAIN)]
+    found = [*submission.seen, *(one for outcome in checked for one in outcome.get("seen", ()))]
+    rows[0] = rows[0]._replace(seen="; ".join(dict.fromkeys(found)))
     return rows, failed
+
+
+LATER = "defined once more below its check, or in a script beside it: the later definition is counted"
 
 
 def better(exercise, worth, check, said, missing=""):
@@ -524,7 +611,7 @@ def better(exercise, worth, check, said, missing=""):
         return first
     last = row(exercise, worth, again)
     if last.points > first.points:
-        return last._replace(note="defined once more below its check: the later definition is counted")
+        return last._replace(note=LATER)
     if first.message.startswith(("NameError", "NotImplementedError")):
         return last._replace(note="defined below its check: that definition was tried at the notebook's end")
     return first
@@ -548,7 +635,8 @@ def worths():
 
 def main(arguments=None):
     if arguments is None and sys.argv[1:2] == ["--run"]:
-        return run(Path(sys.argv[2]), Limits(**json.loads(sys.argv[3])))
+        facts = json.loads(sys.argv[3])
+        return run(Path(sys.argv[2]), Limits(**facts["limits"]), facts["readable"])
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("submissions", nargs="?", help="a folder of students' notebooks, at any depth, also in zips")
     parser.add_argument("--out", metavar="FOLDER", help="where grades.csv and feedback go (default: submissions)")
@@ -558,6 +646,14 @@ def main(arguments=None):
         what = f"{units[field.name]} (default: %(default)s)"
         parser.add_argument(f"--{field.name}", type=field.type, default=field.default, metavar="N", help=what)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; 1 where a GPU is timed")
+    for name, what in {
+        "exercises": "those that were set, as 2.1 3.1 (default: all)",
+        "student": "a regular expression: what in a file's name says whose it is",
+        "assignment": "its name in canvas.csv (default: the folder's)",
+        "gradescope": "a file: of one student, what Gradescope's autograder reads",
+        "readable": f"more places that notebooks may read, with {os.pathsep} between them",
+    }.items():
+        parser.add_argument(f"--{name}", default="", metavar="TEXT", help=what)
     options = parser.parse_args(arguments)
     if not options.submissions or not Path(options.submissions).is_dir():
         sys.exit("Which folder holds the students' notebooks? make grade SUBMISSIONS=folder, with options in ARGS=")
@@ -565,7 +661,7 @@ def main(arguments=None):
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
     try:
         out = table.home(Path(options.out or folder))
-        book = Class(out)
+        book = Class(out, options)
     except OSError as error:
         sys.exit(f"Grades cannot be kept there ({error}). OUT=folder (--out) writes elsewhere.")
     except ValueError as error:
@@ -578,9 +674,25 @@ def main(arguments=None):
             sys.exit(f"Stopped: {book.done} of {book.expected} are graded, and in {book.table.path}")
 
 
+def _set(text):
+    """The exercises that a list names, as "02-1"; None for an empty one. Raises ValueError for those that are not."""
+    names = [name for name in re.split(r"[\s,;]+", text) if name]
+    found = [re.fullmatch(r"(\d+)[-.](\d+)", name) for name in names]
+    ours = [f"{int(one[1]):02}-{one[2]}" if one else "" for one in found]
+    if unknown := [name for name, one in zip(names, ours, strict=True) if one not in worths()]:
+        raise ValueError(f"EXERCISES: there is no exercise {', '.join(unknown)}")
+    return dict.fromkeys(ours) or None
+
+
 def _grade(folder, book, limits, jobs, stack):
-    collection = collect.Collection(folder, book.folder, prepare)
+    HIDDEN[:] = [str(folder), str(book.folder)]
+    GIVEN[:] = [place for place in book.options.readable.split(os.pathsep) if place]
+    readable.cache_clear()
+    collection = collect.Collection(folder, book.folder, functools.partial(prepare, wanted=book.wanted))
     handed = list(collection)
+    lead = totals.lead([one.name for one in handed])
+    for one, lines in _seen(handed, lambda name: book.which(name, lead).id):
+        one.content.seen += lines
     book.expect(handed)
     env = _environment(stack)
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=env, capture_output=True)
@@ -608,6 +720,18 @@ def _grade(folder, book, limits, jobs, stack):
         for process in list(RUNNING):
             end(process.pid)
     book.finish(collection.litter)
+
+
+def _seen(handed, whose):
+    """[(submission, lines)] of what is seen in a class by reading; if that fails, grading goes on."""
+    given = {one.name: one for one in handed if one.content and not one.content.trouble}
+    try:
+        chapters = [chapter_at(path) for path in sorted({one.content.chapter for one in given.values()})]
+        found = seen.of_class({name: one.content.sources for name, one in given.items()}, chapters, whose)
+    except Exception as error:
+        print(f"The notebooks were not compared: {type(error).__name__}: {error}")
+        return []
+    return [(given[name], lines) for name, lines in found.items()]
 
 
 def _environment(stack):
@@ -643,7 +767,9 @@ class Class:
         ValueError: corrections by hand that cannot be read.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, options):
+        self.options, self.wanted = options, _set(options.exercises)
+        self.which = totals.Which(options.student, [path.stem for path in notebooks.select([])])
         self.folder, self.table, self.overrides = folder, table.Table(folder), table.Overrides(folder)
         before = guesses.kept(folder)
         self.graded = {
@@ -653,6 +779,7 @@ class Class:
         self.done = self.expected = 0
         self.troubles, self.kept = [*filter(None, [self.table.trouble]), *self.overrides.troubles], True
         self.worths = functools.cache(worths)
+        self.students = {}
 
     def expect(self, handed):
         """Marks the rows of files that are gone, and forgets those that held no grade."""
@@ -721,6 +848,7 @@ class Class:
         ordered = [self.graded[name] for name in sorted(self.graded)]
         try:
             self.table.write(ordered)
+            self.students = self._totals(ordered)
             guesses.write(self.folder, {one.name: one.guesses for one in ordered})
             table.replace(self.folder / "feedback" / "index.html", feedback.index(ordered))
             self.kept = True
@@ -728,14 +856,28 @@ class Class:
             self.kept = False
             print(f"The table could not be written: {error}", flush=True)
 
+    def _totals(self, ordered):
+        """Writes the tables with a row a student: out of what was set or, where nothing says so, all that came in."""
+        worth = {row.exercise: row.worth for one in ordered for row in one.rows if row.exercise}
+        if self.wanted:
+            worth = {name: self.worths()[name] for name in self.wanted}
+        found = totals.of_class(ordered, self.which, dict(sorted(worth.items())))
+        totals.write(self.folder, found, self.options.assignment or self.folder.resolve().name)
+        return found
+
     def finish(self, litter):
         self.keep()
+        if self.options.gradescope:
+            if len(self.students) != 1:
+                sys.exit(f"--gradescope is for the files of one student, and there are {len(self.students)}")
+            table.replace(Path(self.options.gradescope), totals.results(next(iter(self.students.values()))))
         for trouble in [*self.overrides.troubles, *self.overrides.unused()]:
             print(trouble)
         if litter:
             print(f"{litter} file(s) or folder(s) that systems leave behind (__MACOSX, ._*, …) were passed over")
         index = self.folder / "feedback" / "index.html"
-        print(f"{self.expected} notebook(s), {self.passed} passed over; {self.table.path}, {index}")
+        places = f"{self.table.path}, {self.folder / totals.FILES[0]}, {index}"
+        print(f"{self.expected} notebook(s), {self.passed} passed over; {places}")
         if not self.kept:
             sys.exit(1)
         if not self.expected:

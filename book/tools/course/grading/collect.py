@@ -9,7 +9,7 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from . import guesses
+from . import guesses, scripts, totals
 
 LARGEST = 100_000_000  # bytes of a notebook: more is output, which is not read
 MEMBERS, UNPACKED, NESTED = 5000, 1_000_000_000, 3  # files and bytes of a zip; zips in zips
@@ -101,7 +101,8 @@ class Collection:
         """What an earlier run wrote."""
         if path.parent == self.out:
             name = path.name.removeprefix(".").removesuffix(".partial")
-            if name in ("overrides.csv", guesses.FILE) or (name.startswith("grades.") and name.endswith(".csv")):
+            ours = ("overrides.csv", guesses.FILE, *totals.FILES)
+            if name in ours or (name.startswith("grades.") and name.endswith(".csv")):
                 return True
         feedback = self.out / "feedback"
         if path == feedback:
@@ -185,6 +186,8 @@ class Collection:
         start = data[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
         if named or (start.startswith(b"{") and b'"nbformat"' in data and b'"cells"' in data):
             return Handed(name, self.prepare(last, data, beside))
+        if last.lower().endswith(".py") and last not in beside and scripts.CHECKED.search(data):
+            return Handed(name, self.prepare(last, data, beside))  # a notebook's text, exported
         if guesses.SAVED.fullmatch(last) and (found := guesses.read(data)):
             why = f"no notebook: {len(found)} guess(es), in {guesses.FILE}"
             return Handed(name, why=why, passed_over=True, guesses=found)

@@ -51,6 +51,11 @@ class Graded:
     def worth(self):
         return sum(row.worth for row in self.rows)
 
+    @property
+    def seen(self):
+        """What a teacher may want to look at; the student's page has none of it."""
+        return [one for row in self.rows for one in row.seen.split("; ") if one]
+
     def line(self):
         troubles = f" ({self.troubles})" if self.troubles else ""
         return f"{self.name}: {self.points:g} of {self.worth:g}{troubles}"
@@ -153,4 +158,9 @@ def index(graded):
     for name in sorted(tried):
         mean = f"{earned[name] / tried[name]:.0%}"
         lines.append(f"<tr><td>{escape(name)}</td><td>{solved[name]}</td><td>{tried[name]}</td><td>{mean}</td></tr>")
-    return HEAD.format(title="Grades") + "\n".join(lines) + "\n</table></body></html>\n"
+    lines.append("</table>")
+    if noticed := [one for one in graded if one.seen]:
+        lines.append("<h2>Seen, not judged</h2><p>Points do not depend on it. Look at the code, and ask.</p><ul>")
+        lines += [f"<li>{escape(one.name)}: {escape('; '.join(one.seen))}</li>" for one in noticed]
+        lines.append("</ul>")
+    return HEAD.format(title="Grades") + "\n".join(lines) + "\n</body></html>\n"

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-HEADER = ("file", "exercise", "points", "out of", "message", "speed", "note")
+HEADER = ("file", "exercise", "points", "out of", "message", "speed", "note", "seen")
 GONE = "the file is gone"
 BY_HAND = "by hand"
 
@@ -28,6 +28,7 @@ class Row(NamedTuple):
     speed: str = ""
     printed: str = ""
     note: str = ""
+    seen: str = ""  # in the file's first row: what a teacher may want to look at
 
 
 def replace(path, text):
@@ -93,7 +94,7 @@ class Table:
             if points is None:
                 note = f"points were {line.get('points')!r}; {note}".rstrip("; ")
             row = Row(line.get("exercise", ""), points or 0, worth or 0, line.get("message", ""), line.get("speed", ""))
-            self.rows.setdefault(line["file"], []).append(row._replace(note=note))
+            self.rows.setdefault(line["file"], []).append(row._replace(note=note, seen=line.get("seen", "")))
 
     def write(self, graded):
         """Replaces the table by the rows of `graded`; the first time, keeps the one that was there under its date."""
@@ -111,9 +112,9 @@ class Table:
         for one in graded:
             for row in one.rows:
                 numbers = f"{row.points:g}", f"{row.worth:g}"
-                words = map(cell, (row.message, row.speed, row.note))
+                words = map(cell, (row.message, row.speed, row.note, row.seen))
                 writer.writerow((_safe(one.name), row.exercise, *numbers, *words))
-        replace(self.path, text.getvalue())
+        replace(self.path, "\ufeff" + text.getvalue())  # the mark tells spreadsheets that it is UTF-8
 
 
 class Overrides:
