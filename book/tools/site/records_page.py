@@ -26,6 +26,7 @@ WRITTEN = {
     "claims": ["/book/claims"],
     "xray_fresh": ["/book/pencil"],
     "census": ["/book/census"],
+    "models_base": ["/chapters/14_norm"],
 }  # by tools
 
 
