@@ -101,7 +101,7 @@ def norms(hook=HOOKS["as they are"], dtype=None, tables=True, branch=None):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_norms_are_found_too_and_have_the_same_bits(monkeypatch, looked_up, dtype, way):
+def test_those_of_norms_are_found_too_and_have_the_same_bits(monkeypatch, looked_up, dtype, way):
     plain = norms(dtype=dtype, **WAYS[way])
     assert len(looked_up) == 1 and looked_up[0]
     monkeypatch.setattr(_torch, "_here", lambda x: False)
