@@ -6,6 +6,7 @@ All are details elements, which work by keyboard and without scripts; exercises.
 import re
 from html import escape
 
+import typeset
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
@@ -33,7 +34,7 @@ def folded(steps: list[str]) -> str:
 def paragraph(step: str) -> str:
     """A step of plain text, with `code` and $maths$, as HTML."""
     text = re.sub(r"`([^`]+)`", r'<code class="literal">\1</code>', escape(step, quote=False))
-    return "<p>" + re.sub(r"\$([^$]+)\$", r'<span class="math notranslate nohighlight">\\(\1\\)</span>', text) + "</p>"
+    return f"<p>{typeset.in_text(text)}</p>"
 
 
 class Hints(SphinxPostTransform):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from html import escape, unescape
 from pathlib import Path
 
+import typeset
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
@@ -20,7 +21,7 @@ REVEALED = re.compile(r'<p class="fk-reveal" data-source="([^"]+)" data-value="(
 
 def html(source: str, unit: str, question: str, value: str, words: str) -> str:
     """A question with its field, which needs a script, and its answer, folded; or that it is not known here yet."""
-    asked = re.sub(r"\$([^$]+)\$", r'<span class="math notranslate nohighlight">\\(\1\\)</span>', question)
+    asked = typeset.in_text(question)
     if not value:
         return f'<div class="fk-predict"><p class="fk-predict-asks">{asked}</p><p>Not measured yet.</p></div>'
     facts = f'data-source="{source}" data-unit="{unit}" data-value="{value}"'
@@ -82,7 +83,7 @@ class AllPredictions(SphinxDirective):
         made = [raw(begin)]
         for part, chapters in self.parts():
             made.append(
-                raw(f'<section class="fk-predictions-part" data-part="{escape(part)}"><h3>{escape(part)}</h3><ul>')
+                raw(f'<section class="fk-predictions-part" data-part="{escape(part)}"><h2>{escape(part)}</h2><ul>')
             )
             for chapter, asked in chapters:
                 for source, unit, question, value in asked:

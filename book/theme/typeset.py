@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from functools import cache, lru_cache
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 from docutils import nodes
@@ -46,6 +46,16 @@ def typeset(formula: str, display: bool = False) -> str:
     if isinstance(made, dict):
         raise ValueError(made["error"])
     return made
+
+
+def in_text(text: str) -> str:
+    """HTML whose formulas, between dollar signs, are typeset; left to MathJax where KaTeX was not fetched."""
+
+    def formula(found: re.Match) -> str:
+        made = typeset(unescape(found[1])) if KATEX.exists() else rf"\({found[1]}\)"
+        return f'<span class="math notranslate nohighlight">{made}</span>'
+
+    return re.sub(r"\$([^$]+)\$", formula, text)
 
 
 def _shown(node: nodes.Node, formula: str, display: bool) -> str:

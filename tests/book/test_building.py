@@ -178,7 +178,7 @@ def test_the_life_of_a_build(tmp_path, build_book, html, ascii_locale, browser, 
             assert "1 of 1 guesses given." in tab.get_by_role("status").inner_text()
             assert "× 5.5, 1 guesses" in tab.locator(".fk-predictions-drawing svg").get_attribute("aria-label")
             assert tab.locator(".fk-predictions li").inner_text().endswith("is 5.5 times too high.")
-            tab.locator(".fk-predictions li mjx-container").wait_for()
+            tab.locator(".fk-predictions li :is(.katex, mjx-container)").wait_for()
             assert not tab.evaluate(TOO_WIDE)
             with tab.expect_download() as saved:
                 tab.get_by_role("button", name="Save to a file").press("Enter")

@@ -40,7 +40,9 @@ def test_the_readmes_speeds_are_the_records(root):
     ):
         others = [f"{share[size, 'eager', variant]['fraction_of_vit']:.2f}" for size in ("small", "base")]
         assert shown(start) == [by_kernels(variant, beside), *others]
-    on_an_h200 = {r["mode"]: r for r in records.load("models_base", "h200").data["results"] if r["variant"] == "kat-norm"}
+    on_an_h200 = {
+        r["mode"]: r for r in records.load("models_base", "h200").data["results"] if r["variant"] == "kat-norm"
+    }
     for start, mode in (("the second, `torch", "compiled"), ("the second, CUDA graphs", "graphs")):
         others = [f"{share[size, mode, 'kat-norm']['fraction_of_vit']:.2f}" for size in ("tiny", "small")]
         assert shown(start) == [*others, f"{on_an_h200[mode]['fraction_of_vit']:.2f} (an H200)"]
