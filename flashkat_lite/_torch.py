@@ -207,7 +207,7 @@ def _plain_norm(device, eps, dtype, *tensors: Tensor | None):
 
 
 def _here(x: Tensor) -> bool:
-    return x.get_device() == torch.cuda.current_device() if x.is_cuda else interpreted()
+    return _use_kernels(x) and (not x.is_cuda or x.get_device() == torch.cuda.current_device())
 
 
 def _eager(rung: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -65,20 +65,8 @@ class Norm(NamedTuple):
         dbranch = torch.empty_like(x, dtype=self.also) if self.also else dx
         partial = torch.empty(self.partial, dtype=torch.float32, device=x.device)
         a, b = (weight, weight) if numerator is None else (numerator, denominator)
-        self.main(
-            dz,
-            x,
-            x if dsum is None else dsum,
-            weight,
-            bias,
-            a,
-            b,
-            mean,
-            rstd,
-            dx,
-            dbranch if self.also else rstd,
-            partial,
-        )
+        incoming, other = x if dsum is None else dsum, dbranch if self.also else rstd
+        self.main(dz, x, incoming, weight, bias, a, b, mean, rstd, dx, other, partial)
         dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
         if numerator is None:
             self.last(partial, b, dweight, dbias, weight, weight)
