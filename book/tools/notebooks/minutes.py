@@ -7,25 +7,22 @@ from .. import notebooks
 
 WORDS, LINES, MINUTES = 2600, 200, 45  # the most that a chapter should have
 HIDDEN = {"hide-input", "hide-cell", "remove-cell", "remove-input", "predict"}  # a prediction has minutes of its own
-FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 FORMULA = re.compile(r"\$\$.*?\$\$(?: \(eq-[\w-]+\))?", re.DOTALL)
 ANSWERS = 5  # minutes for a self-test
 A_POINT = 4  # minutes for an exercise's point
 
 
 def parts(notebook):
-    """The chapter's markdown as (prose, exercises with the self-test); what is folded is in neither."""
-    prose, apart, where = [], [], "prose"
+    """The chapter's markdown as (prose, exercises); prose is all the rest: recap, folds, self-test and summary too."""
+    prose, exercises, where = [], [], None
     for cell in notebook.cells:
         if cell.cell_type != "markdown":
             continue
-        for section in re.split(r"(?m)^(?=## )", FOLDED.sub("", cell.source)):
-            if section.startswith(("## Exercises", "## Self-test")):
-                where = "apart"
-            elif section.startswith("## "):
-                where = "prose"
-            (prose if where == "prose" else apart).append(section)
-    return "\n".join(prose), "\n".join(apart)
+        for section in re.split(r"(?m)^(?=## )", cell.source):
+            if section.startswith("## ") or where is None:
+                where = exercises if section.startswith("## Exercises") else prose
+            where.append(section)
+    return "\n".join(prose), "\n".join(exercises)
 
 
 def words(text):
