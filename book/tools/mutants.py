@@ -93,7 +93,6 @@ def main(arguments=None, mutants=None, root=ROOT):
         for mutant in chosen:
             print(f"{mutant.file}: {mutant.name}")
         return
-    left = []
     with tempfile.TemporaryDirectory(prefix="flashkat-mutants-") as folder, ThreadPoolExecutor(options.jobs) as pool:
         trees = queue.SimpleQueue()
         for number in range(options.jobs):
@@ -107,14 +106,17 @@ def main(arguments=None, mutants=None, root=ROOT):
                 trees.put(tree)
 
         tests = [*dict.fromkeys(mutant.tests for mutant in chosen)]  # what fails without a fault says nothing
-        for words, (status, said, _) in zip(tests, pool.map(partial(in_a_tree, run), tests), strict=True):
-            if status != 0:
-                sys.exit(f"{words}: fails without any fault: {said}")
+        found = pool.map(partial(in_a_tree, run), tests)
+        broken = {words: said for words, (status, said, _) in zip(tests, found, strict=True) if status != 0}
+        noticed = 0
         print("| file | fault | noticed by | seconds |\n|---|---|---|---|", flush=True)
+        left = [f"{words} fails without any fault: {said}" for words, said in broken.items()]
+        chosen = [mutant for mutant in chosen if mutant.tests not in broken]
         for mutant, judged in zip(chosen, pool.map(partial(in_a_tree, judge), chosen), strict=True):
             killed, said, seconds = judged
             print(f"| {mutant.file} | {mutant.name} | {said} | {seconds:.0f} |", flush=True)
             left += [] if killed else [mutant.name]
-    print(f"{len(chosen) - len(left)} of {len(chosen)} faults noticed.")
+            noticed += killed
+    print(f"{noticed} of {len(chosen)} faults noticed.")
     if left:
         sys.exit(f"Not noticed: {'; '.join(left)}")

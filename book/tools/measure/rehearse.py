@@ -38,7 +38,7 @@ FLUSH = 2**28  # bytes that `hardware` overwrites before each timed call
 # Additions that stand in a loop: how often it runs, from the launch's whole numbers and its programs.
 LOOPS = {
     "rmsnorm_backward_kernel": lambda n, programs: math.ceil(n["rows"] / programs),
-    "chase_kernel": lambda n, programs: n["rounds"] / programs,  # one program adds
+    "chase_kernel": lambda n, programs: n.get("rounds", n.get("steps", 1)) / programs,  # one program adds
 }
 
 
@@ -335,6 +335,8 @@ def compile_all(seen, targets):
     for target in targets:
         driver.set_active(Driver(target))
         for key, (kernel, arguments, options) in seen.launches.items():
+            if options.get("EARLY") and target < 90:  # what the launcher says on a newer GPU alone
+                continue
             options = {k: v for k, v in options.items() if k != "launch_pdl" or target >= 90}
             try:
                 ttir[key] = kernel.warmup(*arguments, grid=(1,), **options).asm["ttir"]

@@ -89,7 +89,7 @@ def scale_backward(f: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]])
     no_adds(seen)
     reads_once(seen, {"dy": dy, "x": x}, "60 rows of 64", "another pass, or another kernel, reads them for the sums")
     stored(seen, dx=seen and seen.result[0])
-    timed(f, scale_backward_solution, {"2¹⁸ rows of 768": ((2**18, 768), (2**18, 768), (768,))})
+    timed(f, scale_backward_solution, {"2¹⁷ rows of 768": ((2**17, 768), (2**17, 768), (768,))})
     return "four shapes, the same bits each time"
 
 
