@@ -44,7 +44,8 @@ def found_once(mutant, root=ROOT):
 
 def run(tests, tree, limit=LIMIT):
     """(pytest's exit status or None past the time limit, the test that failed, seconds)."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])  # the copy comes first
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:xdist", "-p", "no:cacheprovider"]
     said = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
     start = time.monotonic()
