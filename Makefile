@@ -55,7 +55,7 @@ test-kernels: $(READY)
 	  status=$$?; cat _build/test-kernels.log; exit $$status
 
 test-all-else: $(READY)
-	@"$(PY)" -m pytest -n "$(MORE)" --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
+	@MAKEFLAGS= "$(PY)" -m pytest -n "$(MORE)" --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
 
 standin: $(READY)  ## tests of kernels and exercises with a stand-in for Triton's compiled module, as on macOS and Windows
 	@"$(PY)" book/tools standin --test $(or $(call given,ARGS),-n "$(JOBS)")
