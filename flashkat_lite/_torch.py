@@ -164,18 +164,22 @@ def can_bypass_dispatcher(*tensors: Tensor) -> bool:
 
     A lazily negated tensor's storage holds its negative; efficient zeros and vmap's tensors have none.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-    ):
+    if not _only_eager():
         return False
     for t in tensors:
         if type(t) not in PLAIN or t.is_neg() or t._is_zerotensor() or not torch._C._has_storage(t):
             return False
     return True
+
+
+def _only_eager() -> bool:
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def _meet_modes() -> None:
@@ -187,38 +191,41 @@ def _under_functorch() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-@functools.lru_cache(1024)
-def _plain(kind: str, *facts):
-    """Return the launches that `kernels.plain` has for these facts, found once; None if launchers must look closer."""
-    importlib.import_module(".kernels.launch", __package__).forgets(_plain)
-    return getattr(importlib.import_module(".kernels.plain", __package__), kind)(*facts)
+def found_once(find: Callable) -> Callable:
+    """Keep what `find(kernels.plain, *facts)` found for facts, until launches are forgotten."""
+
+    @functools.lru_cache(1024)
+    def found(*facts):
+        importlib.import_module(".kernels.launch", __package__).forgets(found)
+        return find(importlib.import_module(".kernels.plain", __package__), *facts)
+
+    return found
 
 
-def _plain_rational(x: Tensor, numerator: Tensor, denominator: Tensor):
-    return _plain(
-        "rational", x.device, (x.shape, x.stride(), x.dtype), (numerator.shape, numerator.stride(), numerator.dtype),
-        (denominator.shape, denominator.stride(), denominator.dtype),
-    )  # fmt: skip
+@found_once
+def _norm_launches(plain, *facts):
+    return plain.norm(*facts)
 
 
 def _plain_norm(device, eps, dtype, *tensors: Tensor | None):
     facts = [None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
-    return _plain("norm", device, eps, dtype, *facts)
+    return _norm_launches(device, eps, dtype, *facts)
 
 
-def _here(x: Tensor) -> bool:
-    return x.get_device() == torch.cuda.current_device() if x.is_cuda else interpreted()
+def here(x: Tensor) -> bool:
+    """Return whether kernels run on x and the current device is its own."""
+    return _use_kernels(x) and (not x.is_cuda or x.get_device() == torch._C._cuda_getDevice())
 
 
-def _eager(rung: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return `rational_op` with that backward, without PyTorch's dispatcher."""
-    may_be_plain = rung == "stationary"
+def _eager(rung: str) -> Callable[..., Tensor]:
+    """Return `rational_op` with that backward, without PyTorch's dispatcher, given launches that fit or None."""
 
     class EagerRational(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x, numerator, denominator):
+        def forward(ctx, x, numerator, denominator, plain):
             ctx.save_for_backward(x, numerator, denominator)
-            if may_be_plain and _here(x) and (plain := _plain_rational(x, numerator, denominator)):
+            ctx.plain = plain
+            if plain:
                 return plain.forward(x, numerator, denominator)
             return _forward(x, numerator, denominator, rung, KERNEL_SOURCES)
 
@@ -226,13 +233,16 @@ def _eager(rung: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         def backward(ctx, grad_output):
             x, numerator, denominator = ctx.saved_tensors
             # With create_graph=True the gradients are differentiated in turn, which is the op's business.
-            if torch.is_grad_enabled() or not can_bypass_dispatcher(grad_output, x, numerator, denominator):
-                return registered_backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
-            # Looked up again: a hook for saved tensors may return others than were saved.
-            like_x = grad_output.dtype == x.dtype and grad_output.is_contiguous()
-            if may_be_plain and like_x and _here(x) and (plain := _plain_rational(x, numerator, denominator)):
-                return plain.backward(grad_output, x, numerator, denominator)
-            return _backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
+            if torch.is_grad_enabled() or not can_bypass_dispatcher(grad_output):
+                gradients = registered_backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
+            # A hook for saved tensors may return others than were saved.
+            elif (plain := ctx.plain) and plain.fits(grad_output, x, numerator, denominator) and here(x):
+                return *plain.backward(grad_output, x, numerator, denominator), None
+            elif can_bypass_dispatcher(x, numerator, denominator):
+                gradients = _backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
+            else:
+                gradients = registered_backward(grad_output, x, numerator, denominator, rung, KERNEL_SOURCES)
+            return *gradients, None
 
     # Past two Python frames that sort out what a Function may do in general: transforms, of which there are none here,
     # and default arguments; a tenth of the host's time for a Function that does nothing.
@@ -250,7 +260,7 @@ class EagerNormRational(torch.autograd.Function):
     def forward(ctx, *arguments):
         x, branch, weight, bias, numerator, denominator, rms, eps, dtype = arguments
         ctx.plain = None
-        if not rms and bias is not None and _here(x):
+        if not rms and bias is not None and here(x):
             ctx.plain = _plain_norm(x.device, eps, dtype, x, weight, bias, branch, numerator, denominator)
         if ctx.plain:
             found = ctx.plain.forward(x, branch, weight, bias, numerator, denominator)
@@ -269,7 +279,7 @@ class EagerNormRational(torch.autograd.Function):
             tensors = [t for t in (dz, dsum, *saved) if t is not None]
             # A hook for saved tensors may return others than were saved.
             as_kept = [(t.shape, t.dtype) for t in saved if t is not None] == ctx.facts and dz.dtype == plain.dtype
-            if as_kept and can_bypass_dispatcher(*tensors) and all(t.is_contiguous() for t in tensors) and _here(dz):
+            if as_kept and can_bypass_dispatcher(*tensors) and all(t.is_contiguous() for t in tensors) and here(dz):
                 dx, dbranch, *gradients = plain.backward(dz, dsum, *saved)
                 of_x, of_branch = ctx.dtypes
                 return dx.to(of_x), None if of_branch is None else dbranch, *gradients, None, None, None

@@ -14,6 +14,8 @@ from ._torch import (
     KERNEL_SOURCES,
     can_bypass_dispatcher,
     eager_norm_rational,
+    found_once,
+    here,
     registered_norm,
     registered_rational,
 )
@@ -46,8 +48,9 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
         tensors = x, numerator, denominator
         if _stand_for_tensors(x=x, numerator=numerator, denominator=denominator):
             return handle_torch_function(rational, tensors, *tensors, backward=backward)
-    validate = _validate_once if eager else _validate
-    validate(
+    elif backward == DEFAULT_BACKWARD and (plain := _plain(x, numerator, denominator)):
+        return EAGER[backward](x, numerator, denominator, plain)
+    (_validate_once if eager else _validate)(
         backward, x.shape, x.dtype, x.device,
         numerator.shape, numerator.dtype, numerator.device, denominator.shape, denominator.dtype, denominator.device,
     )  # fmt: skip
@@ -58,7 +61,8 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, *, backward: str
     if forward_ad._current_level >= 0:  # jvp: a registered op drops tangents without a word
         return rational_closed_form(x, numerator, denominator).contiguous()
     if eager:
-        return EAGER[backward](x, numerator, denominator)
+        plain = _plain(x, numerator, denominator) if backward == DEFAULT_BACKWARD else None
+        return EAGER[backward](x, numerator, denominator, plain)
     return registered_rational(x, numerator, denominator, backward, KERNEL_SOURCES)
 
 
@@ -208,6 +212,27 @@ def _validate_norm(
         raise TypeError(f"x is {x_dtype} and branch {branch[1]}: both are float64, or neither is")
     if numerator is not None:
         _validate(DEFAULT_BACKWARD, *x, *numerator, *denominator)
+
+
+def _plain(x: Tensor, numerator: Tensor, denominator: Tensor):
+    """Return the launches for contiguous tensors with nothing to convert; None where more must be looked at."""
+    if (
+        (x.is_contiguous() and numerator.is_contiguous() and denominator.is_contiguous() and here(x))
+        and forward_ad._current_level < 0
+        and not (x.dtype is torch.float32 and torch._C._is_any_autocast_enabled())
+    ):
+        a, b = numerator, denominator
+        return _rational_launches(x.shape, x.dtype, x.device, a.shape, a.dtype, a.device, b.shape, b.dtype, b.device)
+    return None
+
+
+@found_once
+def _rational_launches(plain, shape, dtype, device, a_shape, a_dtype, a_device, b_shape, b_dtype, b_device):
+    try:
+        _validate(DEFAULT_BACKWARD, shape, dtype, device, a_shape, a_dtype, a_device, b_shape, b_dtype, b_device)
+    except (TypeError, ValueError):
+        return None  # the longer way raises it
+    return plain.rational(device, shape, dtype, a_shape, a_dtype, b_shape, b_dtype)
 
 
 _validate_once = functools.lru_cache(1024)(_validate)

@@ -217,13 +217,14 @@ def poisoned() -> Iterator[None]:
                 result.data = np.where(active, result.data, largest.reshape(result.data.shape))
         return result
 
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # with it comes that `empty` fills its memory
+    # With it comes that `empty` fills its memory. `use_deterministic_algorithms` would import Inductor.
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
     try:
         with mock.patch.object(interpreter_builder, "create_masked_load", load), guarding():
             yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
 
 
 @contextlib.contextmanager

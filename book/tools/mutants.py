@@ -6,11 +6,14 @@ Where one survives, a test is missing. Where its text is gone, the fault is to b
 
 import argparse
 import os
+import queue
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +84,7 @@ def main(arguments=None, mutants=None, root=ROOT):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--list", action="store_true", help="name the faults and run nothing")
     parser.add_argument("--only", metavar="NAME", help="the faults whose name or file holds this")
+    parser.add_argument("--jobs", type=int, default=1, help="so many at a time, each in a copy of its own")
     options = parser.parse_args(arguments)
     chosen = [m for m in mutants or listed() if not options.only or options.only in f"{m.name} {m.file}"]
     if not chosen:
@@ -90,15 +94,25 @@ def main(arguments=None, mutants=None, root=ROOT):
             print(f"{mutant.file}: {mutant.name}")
         return
     left = []
-    with tempfile.TemporaryDirectory(prefix="flashkat-mutants-") as folder:
-        tree = copy(root, Path(folder) / "tree")
-        for tests in dict.fromkeys(mutant.tests for mutant in chosen):  # what fails without a fault says nothing
-            status, said, _ = run(tests, tree)
+    with tempfile.TemporaryDirectory(prefix="flashkat-mutants-") as folder, ThreadPoolExecutor(options.jobs) as pool:
+        trees = queue.SimpleQueue()
+        for number in range(options.jobs):
+            trees.put(copy(root, Path(folder) / f"tree{number}"))
+
+        def in_a_tree(function, argument):
+            tree = trees.get()
+            try:
+                return function(argument, tree)
+            finally:
+                trees.put(tree)
+
+        tests = [*dict.fromkeys(mutant.tests for mutant in chosen)]  # what fails without a fault says nothing
+        for words, (status, said, _) in zip(tests, pool.map(partial(in_a_tree, run), tests), strict=True):
             if status != 0:
-                sys.exit(f"{tests}: fails without any fault: {said}")
+                sys.exit(f"{words}: fails without any fault: {said}")
         print("| file | fault | noticed by | seconds |\n|---|---|---|---|", flush=True)
-        for mutant in chosen:
-            killed, said, seconds = judge(mutant, tree)
+        for mutant, judged in zip(chosen, pool.map(partial(in_a_tree, judge), chosen), strict=True):
+            killed, said, seconds = judged
             print(f"| {mutant.file} | {mutant.name} | {said} | {seconds:.0f} |", flush=True)
             left += [] if killed else [mutant.name]
     print(f"{len(chosen) - len(left)} of {len(chosen)} faults noticed.")

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -81,21 +82,20 @@ def host_cost(
 
 def _prepared(function: Callable[[], object]) -> Callable[[], None]:
     """Return what makes the launches of one call of `function` again, on the same tensors."""
+    from ..kernels import plain
     from ..kernels.launch import BoundLaunch
 
     made, usual = [], BoundLaunch.__call__
 
     def remembered(self, *tensors):
         usual(self, *tensors)
-        stream, pointers = self.stream_of(self.device), [t.data_ptr() for t in tensors]
-        arguments = *self.grid, stream, self.function, self.metadata, None, None, None, *pointers, *self.trailing
+        pointers = [t.data_ptr() for t in tensors]
+        arguments = *self.grid, self.stream_of(self.device), *self.bound, *pointers, *self.trailing
         made.append((self.run, arguments, tensors))
 
-    BoundLaunch.__call__ = remembered
-    try:
+    one_by_one = mock.patch.object(plain, "may_skip_triton", lambda *_: False)
+    with one_by_one, mock.patch.object(BoundLaunch, "__call__", remembered):
         function()
-    finally:
-        BoundLaunch.__call__ = usual
 
     def again():
         for run, arguments, _ in made:

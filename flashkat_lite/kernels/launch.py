@@ -59,6 +59,12 @@ def registers_for(warps: int, device: torch.device) -> dict[str, int]:
     return {"maxnreg": registers} if registers < 255 and not INTERPRETED and capability(device) else {}
 
 
+def may_skip_triton(*pointers: int) -> bool:
+    """Return whether a compiled kernel may be launched as it is: it expects these aligned, and nobody watches."""
+    hooks = knobs.runtime
+    return math.gcd(16, *pointers) == 16 and not (hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls)
+
+
 class BoundLaunch:
     """A kernel launch with everything bound but its tensors, which must have the same dtypes and device at every call.
 
@@ -92,14 +98,16 @@ class BoundLaunch:
             wrap_triton(self.kernel)[self.grid](*tensors, *self.scalars, **self.constants)
             return
         pointers = [t.data_ptr() for t in tensors]
-        aligned = math.gcd(16, *pointers) == 16
-        if self.run and aligned and not (knobs.runtime.launch_enter_hook.calls or knobs.runtime.launch_exit_hook.calls):
-            stream = self.stream_of(self.device)
-            self.run(*self.grid, stream, self.function, self.metadata, None, None, None, *pointers, *self.trailing)
+        if self.run and may_skip_triton(*pointers):
+            self.go(self.stream_of(self.device), *pointers)
             return
         # Triton means to stop fusing multiply-adds where a launch does not ask for it.
         compiled = self.kernel[self.grid](*tensors, *self.scalars, **self.keywords, enable_fp_fusion=True)
-        if aligned and not INTERPRETED:
+        if math.gcd(16, *pointers) == 16 and not INTERPRETED:
             self.stream_of, self.device = driver.active.get_current_stream, driver.active.get_current_device()
-            self.function, self.metadata = compiled.function, compiled.packed_metadata
+            self.bound = compiled.function, compiled.packed_metadata, None, None, None
             self.run = compiled.run  # last: another thread may be about to look at it
+
+    def go(self, stream: int, *pointers: int) -> None:
+        """Launch what was compiled, at once."""
+        self.run(*self.grid, stream, *self.bound, *pointers, *self.trailing)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tools import notebooks
 from tools.measure import wheelhouse
 from tools.measure.census_kernels import CASES
 from tools.site import census_page
@@ -49,3 +50,13 @@ def test_an_extra_without_exact_versions_is_refused():
         wheelhouse.extra_of(text, "loose")
     with pytest.raises(KeyError):
         wheelhouse.extra_of(text, "none")
+
+
+def test_chapter_15_tells_what_the_page_tells():
+    known = [one for one in DATA.values() if "forecast" in one]
+    adding = [one for one in known if one["adds"]]
+    ill = [one for one in adding if census_page.ill(one["forecast"]["h200"])]
+    (path,) = notebooks.select(["15"])
+    prose = "\n".join(cell.source for cell in notebooks.read(path).cells if cell.cell_type == "markdown")
+    assert f"{len(adding)} of {len(known)} calls add to shared places" in prose
+    assert len(ill) == 1 and "forecasts that this holds back one" in prose

@@ -35,7 +35,7 @@ def test_the_readmes_speeds_are_the_records(root):
 
     for start, variant, beside in (
         ("timm's ViT with", "timm-kat-norm", "timm-vit"),
-        ("ours beside", "kat-norm", "vit"),
+        ("ours beside our ViT, eager", "kat-norm", "vit"),
         ("that with all", "kat-ours", "vit"),
     ):
         others = [f"{share[size, 'eager', variant]['fraction_of_vit']:.2f}" for size in ("small", "base")]
@@ -43,7 +43,7 @@ def test_the_readmes_speeds_are_the_records(root):
     on_an_h200 = {
         r["mode"]: r for r in records.load("models_base", "h200").data["results"] if r["variant"] == "kat-norm"
     }
-    for start, mode in (("the second, `torch", "compiled"), ("the second, CUDA graphs", "graphs")):
+    for start, mode in (("ours beside our ViT, `torch", "compiled"), ("ours beside our ViT, CUDA", "graphs")):
         others = [f"{share[size, mode, 'kat-norm']['fraction_of_vit']:.2f}" for size in ("tiny", "small")]
         assert shown(start) == [*others, f"{on_an_h200[mode]['fraction_of_vit']:.2f} (an H200)"]
 

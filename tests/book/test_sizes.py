@@ -59,6 +59,14 @@ def test_the_page_lists_what_is_smaller(root):
     assert len(picks) > 4 and all(cell in page for pick in picks for cell in pick)
 
 
+def test_what_a_capped_run_took_stands_on_the_page_and_within_its_cap(root):
+    page = sizes_page.write_sizes_page(root).read_text(encoding="utf-8")
+    for path in root.glob("book/data/*/within_*_gb.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        cap = float(re.search(r"of ([\d.]+) GB", record["title"])[1])
+        assert record["title"] in page and all((peak or 0) < cap for peak in record["data"].values())
+
+
 def test_a_chapter_is_counted_on_a_gpu_that_is_not_here(root):
     """Chapter 4, which needs 20 GB at the paper's size: every cell that launches is reached, within 7.5 GB."""
     command = [sys.executable, str(root / "book" / "tools"), "rehearse", "04", "--run", "7.5", "--jobs", "1"]

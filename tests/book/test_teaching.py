@@ -22,8 +22,9 @@ def test_the_table_of_chapters_has_the_notebooks_exercises_points_and_minutes(ro
     assert f"\n{total} points in all" in text
 
 
-def test_every_chapter_ends_in_five_questions_with_folded_answers():
+def test_every_chapter_ends_in_three_to_five_questions_with_folded_answers():
     for path in notebooks.select([]):
         (cell,) = [cell for cell in notebooks.read(path).cells if cell.source.startswith("## Self-test")]
-        assert re.findall(r"^\*\*(\d)\.\*\*", cell.source, re.MULTILINE) == list("12345"), path.stem
-        assert cell.source.count("<details>\n<summary>Answer</summary>\n\n") == 5, path.stem
+        asked = re.findall(r"^\*\*(\d)\.\*\*", cell.source, re.MULTILINE)
+        assert asked in (list("123"), list("1234"), list("12345")), path.stem
+        assert cell.source.count("<details>\n<summary>Answer</summary>\n\n") == len(asked), path.stem

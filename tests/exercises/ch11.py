@@ -14,10 +14,41 @@ def two_bounds(*case):
     return max(memory, issue), meet
 
 
-def conflict_free(k):
-    fours = next(n for n in range(k) if k >= 4 * n and (k - 4 * n) % 3 == 0)
-    banks = [0, 1, 2] * ((k - 4 * fours) // 3) + [0, 1, 2, 3] * fours
-    return [4 * j + bank for j, bank in enumerate(banks)]
+def cycles(listing, first=1, reuse=True, place=True, forget=True, result=False, window=3, banks=2):
+    """The cycle in which the last instruction issues; each option but the first breaks one rule of the model."""
+    kept, taken, now = {}, set(), first - 1
+    for line in listing:
+        reads = []
+        for at, operand in enumerate(line.split(" ", 1)[1].split(", ")[0 if result else 1 :]):
+            register = operand.removesuffix(".reuse")
+            bank = int(register[1:]) % banks
+            key = bank, at * place
+            if kept.get(key) != register:
+                reads.append(bank)
+            if reuse and operand != register:
+                kept[key] = register
+            elif forget:
+                kept[key] = None
+        now += 1
+        while any(sum((b, c) not in taken for c in range(now, now + window)) < reads.count(b) for b in reads):
+            now += 1
+        for bank in reads:
+            taken.add((bank, next(c for c in range(now, now + window) if (bank, c) not in taken)))
+    return now
+
+
+def one_after_another(listing, to_the_end=False):
+    """Each instruction waits until the one before has read all of its registers."""
+    found, kept = [], {}
+    for line in listing:
+        reads = []
+        for at, operand in enumerate(line.split(", ")[1:]):
+            register = operand.removesuffix(".reuse")
+            key = int(register[1:]) % 2, at
+            reads += [key[0]] * (kept.get(key) != register)
+            kept[key] = register if operand != register else None
+        found.append(max(1, reads.count(0), reads.count(1)))
+    return sum(found) if to_the_end else sum(found[:-1]) + 1
 
 
 def from_bits(change):
@@ -68,7 +99,7 @@ def by_kernel(dy, x, MASK=True, programs=None):
 
 RIGHT = {
     "11-1": two_bounds,
-    "11-2": conflict_free,
+    "11-2": cycles,
     "11-4": by_kernel,
 }
 
@@ -83,12 +114,18 @@ WRONG = {
         (lambda *case: two_bounds(*case)[0], "expected a tuple"),
     ],
     "11-2": [
-        (lambda k: list(range(k)), "k=6, accumulators 4, 5, 0.*neighbours of the first"),
-        (lambda k: [4 * j for j in range(k)], r"expected three banks, got \[0, 0, 0\]"),
-        (lambda k: [r % 4 for r in conflict_free(k)], "these are banks"),
-        (lambda k: [40 * r for r in conflict_free(k)], "from 0 to 254"),
-        (lambda k: conflict_free(k)[:-1], "expected 4 registers, got 3"),
-        (lambda k: None, "expected a list"),
+        (lambda listing: cycles(listing, first=0), "in cycle 1, not 0"),
+        (lambda listing: cycles(listing, reuse=False), r"\.reuse is kept: it is read once"),
+        (lambda listing: cycles(listing, result=True), "the result: it is written"),
+        (lambda listing: cycles(listing, place=False), "kept for its place"),
+        (lambda listing: cycles(listing, forget=False), "until the next one in its bank and place"),
+        (one_after_another, "only what does not fit into three"),
+        (lambda listing: one_after_another(listing, to_the_end=True), "does not wait until all"),
+        (lambda listing: cycles(listing, banks=4), r"expected \d+, got \d+"),
+        (lambda listing: cycles(listing, window=4), r"expected \d+, got \d+"),
+        (lambda listing: len(listing), r"expected \d+, got \d+"),
+        (lambda listing: max(len(listing), -(-3 * len(listing) // 2)), r"expected \d+, got \d+"),
+        (lambda listing: None, "expected a number"),
     ],
     "11-3": [
         (lambda x: one_by_one(x, bits=True), "16 bits at a time"),
@@ -116,7 +153,10 @@ WRONG = {
 # Right for what the text shows, or for one size.
 FIXED = {
     "11-1": (lambda *case: two_bounds(154_927_104, 42.4, 6, 4300.0, case[4]), "12 bytes each.*expected .* got"),
-    "11-2": (lambda k: [0, 5, 10, 15], "k=16: expected 16 registers, got 4"),
+    "11-2": (
+        lambda listing: 13 if len(listing) == 9 else cycles(listing),
+        r"\(9 lines\): expected 11, got 13.*read once",
+    ),
     "11-3": (lambda x: x.float()[:12], r"10,002 random numbers: expected shape \[10002\], got \[12\]"),
     "11-4": (
         lambda dy, x: by_kernel(dy, x, programs=1),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flashkat_lite import _torch, norm_rational, rational
-from flashkat_lite.kernels import launch
+from flashkat_lite import _torch, norm_rational, ops, rational
+from flashkat_lite.kernels import launch, plain
 from flashkat_lite.testing import random_inputs
 
 HOOKS = {
@@ -29,24 +29,25 @@ def inputs(dtype=torch.float32):
 
 @pytest.fixture
 def looked_up(monkeypatch):
-    found, usual = [], _torch._plain
-
-    def remembered(*facts):
-        found.append(usual(*facts))
-        return found[-1]
-
-    remembered.cache_clear = usual.cache_clear
-    monkeypatch.setattr(_torch, "_plain", remembered)
+    found = []
+    for module, name in ((ops, "_rational_launches"), (_torch, "_norm_launches")):
+        usual = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *facts, usual=usual: found.append(usual(*facts)) or found[-1])
     return found
+
+
+def nowhere(monkeypatch):
+    for module in (ops, _torch):
+        monkeypatch.setattr(module, "here", lambda x: False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_they_have_the_same_bits_as_the_launchers_that_look_at_their_tensors(monkeypatch, looked_up, dtype):
     given = inputs(dtype)
-    plain = gradients(*given)
-    assert len(looked_up) == 2 and looked_up[0] is looked_up[1] is not None
-    monkeypatch.setattr(_torch, "_here", lambda x: False)
-    assert all(map(torch.equal, plain, gradients(*given))) and len(looked_up) == 2
+    ours = gradients(*given)
+    assert len(looked_up) == 1 and looked_up[0]
+    nowhere(monkeypatch)
+    assert all(map(torch.equal, ours, gradients(*given))) and len(looked_up) == 1
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -56,8 +57,11 @@ def test_a_hook_may_give_back_other_tensors_than_were_saved(hook):
         torch.testing.assert_close(ours, theirs, rtol=2**-7 if "bfloat16" in hook else 0, atol=0)
 
 
-def test_what_is_not_plain_takes_the_other_way(looked_up):
+def test_what_is_not_plain_takes_the_other_way(monkeypatch, looked_up):
     x, a, b, dy = inputs()
+    backwards = []
+    usual = plain.Rational.backward
+    monkeypatch.setattr(plain.Rational, "backward", lambda *given: backwards.append(1) or usual(*given))
     for others in (
         (x.mT.contiguous().mT, a, b, dy),
         (x, a[:1], b, dy),
@@ -65,17 +69,35 @@ def test_what_is_not_plain_takes_the_other_way(looked_up):
         (x[:0], a, b, dy[:0]),
     ):
         gradients(*others)
-    assert looked_up and not any(looked_up)
+    assert not any(looked_up) and not backwards
     gradients(x, a, b, dy.mT.contiguous().mT)
-    assert sum(map(bool, looked_up)) == 1  # forward
+    assert sum(map(bool, looked_up)) == 1 and not backwards
+    gradients(x, a, b, dy)
+    assert backwards
+
+
+def test_what_a_plain_call_says_once_it_says_again():
+    x, a, b, _ = inputs()
+    rational(x, a, b)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is not divisible by 4 groups"):
+            rational(x[..., :23].contiguous(), a, b)
+
+
+def test_plain_calls_under_autocast_are_cast():
+    x, a, b, _ = inputs()
+    rational(x, a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rational(x, a, b).dtype is torch.bfloat16
 
 
 def test_launches_are_forgotten_with_the_others(looked_up):
     given = inputs()
     gradients(*given)
+    gradients(*given)
     launch.forget()
     gradients(*given)
-    assert looked_up[0] is looked_up[1] is not looked_up[2] is looked_up[3]
+    assert looked_up[0] is looked_up[1] is not looked_up[2]
 
 
 WAYS = {
@@ -102,10 +124,10 @@ def norms(hook=HOOKS["as they are"], dtype=None, tables=True, branch=None):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_those_of_norms_are_found_too_and_have_the_same_bits(monkeypatch, looked_up, dtype, way):
-    plain = norms(dtype=dtype, **WAYS[way])
+    ours = norms(dtype=dtype, **WAYS[way])
     assert len(looked_up) == 1 and looked_up[0]
-    monkeypatch.setattr(_torch, "_here", lambda x: False)
-    assert all(map(torch.equal, plain, norms(dtype=dtype, **WAYS[way]))) and len(looked_up) == 1
+    nowhere(monkeypatch)
+    assert all(map(torch.equal, ours, norms(dtype=dtype, **WAYS[way]))) and len(looked_up) == 1
 
 
 NARROWED = {"statistics in bfloat16": lambda t: t.bfloat16() if t.shape == (6,) else t}

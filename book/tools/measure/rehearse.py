@@ -3,7 +3,7 @@
 Cells run as on a GPU, with tensors that have shapes and no values, so nothing is computed; what a kernel would do is
 counted at its launch. So a chapter's memory and its time by bytes and additions are known for a GPU of any size. With
 --compile each launch is also compiled for every target. Writes book/rehearsal.json, from which the page on smaller GPUs
-comes: about 3 minutes on 16 cores, no GPU.
+comes, chapter by chapter; no GPU.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import re
 import sys
 import traceback
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from unittest import mock
 
 from .. import notebooks
@@ -232,6 +232,7 @@ def later_patches(gpu):
 
     from flashkat_lite import lab, records
     from flashkat_lite.lab import measuring
+    from flashkat_lite.lab.exercises import beside
 
     _, capability, many, *_ = GPUS[gpu]
     stand_ins = {
@@ -255,6 +256,7 @@ def later_patches(gpu):
 
     yield from ((lab, name, lambda *_, **__: None) for name in ("claim", "table"))
     yield from ((lab.figures, name, lambda *_, **__: "") for name in ("show", "movable", "inline"))
+    yield beside, "judged", lambda *_, **__: "not judged"  # in processes beside this one, which count by values
     yield measuring, "compile_side_by_side", lambda *_: None
     yield lab, "measure", measure
 
@@ -423,28 +425,42 @@ def main(arguments=None):
     parser.add_argument("--loud", action="store_true", help="show the errors of cells")
     options = parser.parse_args(arguments)
     paths = notebooks.select(options.chapters)
-    tasks = [(path, run) for path in paths for run in options.run]
+    # Each target is compiled for in a process of its own.
+    targets = [[target] for target in options.targets] if options.compile else [[]]
+    tasks = [(path, run, few) for path in paths for run in options.run for few in targets]
+    complete = options.compile and len(options.run) == len(RUNS) and {*options.targets} == {*TARGETS}
+    found = collections.defaultdict(dict)
 
     def one(task):
-        path, run = task
-        found = apart(path, *RUNS[run], options.targets if options.compile else (), options.loud)
-        few = {k: v for k, v in found.items() if k not in ("failed", "wrong")}
-        print(
-            path.stem,
-            run,
-            few,
-            *found.get("failed", {}).items(),
-            *found.get("wrong", {}).items(),
-            sep="\n    ",
-            flush=True,
-        )
-        return path.stem, run, found
+        path, run, few = task
+        return path, run, apart(path, *RUNS[run], few, options.loud)
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        done = list(pool.map(one, tasks))
+        left = collections.Counter(path for path, *_ in tasks)
+        for done in as_completed([pool.submit(one, task) for task in tasks]):
+            path, run, part = done.result()
+            found[path][run] = together(found[path].get(run), part)
+            left[path] -= 1
+            if left[path]:
+                continue
+            for run, of_run in found[path].items():
+                few = {key: value for key, value in of_run.items() if key not in ("failed", "wrong")}
+                lines = (*of_run.get("failed", {}).items(), *of_run.get("wrong", {}).items())
+                print(path.stem, run, few, *lines, sep="\n    ", flush=True)
+            if complete:
+                keep(path, {run: found[path][run] for run in RUNS})
+
+
+def together(one, other):
+    """What two runs of a chapter found, which differ in their targets."""
+    if one is None or "error" in other:
+        return other
+    wrong = {key: one["wrong"].get(key, {}) | errors for key, errors in other.get("wrong", {}).items()}
+    return one | ({"wrong": one["wrong"] | wrong} if "wrong" in one else {})
+
+
+def keep(path, runs):
+    """Write what was found of a chapter at once: another may take long."""
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    for path in paths:
-        runs = {run: found for stem, run, found in done if stem == path.stem}
-        kept[path.stem] = {"code_sha256": stamp.code_sha256(notebooks.read(path)), "runs": runs}
-    if options.compile and len(options.run) == len(RUNS) and {*options.targets} == {*TARGETS}:
-        KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    kept[path.stem] = {"code_sha256": stamp.code_sha256(notebooks.read(path)), "runs": runs}
+    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -48,22 +48,32 @@ def of(notebook):
 
 def keep(stem, found, facts, fresh=None, kept=None):
     """Put a chapter's claims in place of those that this machine's record holds, in _build/records."""
+    command = "make execute" if facts["gpu"] else "python book/tools execute --cpu --apart"
+    merge("claims", "What became of each claim", command, {stem: found}, facts, fresh, kept)
+
+
+def keep_capped(stem, memory, peak, facts, fresh=None, kept=None):
+    """Put the GB that a chapter took, where it might take `memory`, into this machine's record of such runs."""
+    name, title = f"within_{memory.replace('.', '_')}_gb", f"What chapters take of {memory} GB of GPU memory"
+    merge(name, title, f"FLASHKAT_GPU_MEMORY={memory} make execute", {stem: peak}, facts, fresh, kept)
+
+
+def merge(experiment, title, command, parts, facts, fresh=None, kept=None):
+    """Put some of a record's data in place of what the newest record of this machine has."""
     from flashkat_lite import records
 
     fresh, kept, device = fresh or FRESH, kept or KEPT, facts.get("device") or NOWHERE
-    path = fresh / device["slug"] / "claims.json"
-    older = next((p for p in (path, kept / device["slug"] / "claims.json") if p.exists()), None)
+    path = fresh / device["slug"] / f"{experiment}.json"
+    older = next((p for p in (path, kept / device["slug"] / path.name) if p.exists()), None)
     data = json.loads(older.read_text(encoding="utf-8"))["data"] if older else {}
     records.Record(
-        experiment="claims",
-        title="What became of each claim",
+        experiment=experiment,
+        title=title,
         device=device,
         versions=facts["versions"],
         date=facts["date"],
-        command="make execute && make record"
-        if facts["gpu"]
-        else "python book/tools execute --cpu --apart && make record",
-        data=dict(sorted((data | {stem: found}).items())),
+        command=f"{command} && make record",
+        data=dict(sorted((data | parts).items())),
     ).save(path)
 
 

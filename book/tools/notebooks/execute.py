@@ -153,9 +153,11 @@ def settle(path, original, executed, failed, facts, seconds, told, apart):
     else:
         if not apart:
             notebooks.write(kept, path)
-        if not os.environ.get("FLASHKAT_GPU_MEMORY"):  # at sizes that are nobody's own
-            claims.keep(path.stem, claims.of(kept), facts | {"date": kept.metadata.flashkat["date"]})
-        peak = kept.metadata.flashkat.get("peak_gb")
+        dated, peak = facts | {"date": kept.metadata.flashkat["date"]}, kept.metadata.flashkat.get("peak_gb")
+        if cap := os.environ.get("FLASHKAT_GPU_MEMORY"):  # at sizes that are nobody's own
+            claims.keep_capped(path.stem, cap, peak, dated)
+        else:
+            claims.keep(path.stem, claims.of(kept), dated)
         print(f"{path.stem} … {seconds:.1f} s" + (f", {peak:.2f} GB of GPU memory at most" if peak else ""), flush=True)
     return failed
 

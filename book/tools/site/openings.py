@@ -221,22 +221,19 @@ def lost_additions():
 
 @opening(
     "07",
-    "Bars on a logarithmic axis: the forward pass takes {:.2f} ms, the backward pass, written the obvious "
-    "way, {:,.0f} ms; "
-    "its bytes allow {:.2f}.",
+    "Bars on a logarithmic axis: the forward pass takes {:.2f} ms, a copy's time; a backward pass would take "
+    "{:.2f} ms by its bytes; written the obvious way, a question mark.",
 )
-def a_thousand_times():
+def how_slow():
     record = _data("atomic_backward")
-    ms = {what: record.data[what]["ms"] for what in ("forward", "atomic backward", "add")}
+    ms = {what: record.data[what]["ms"] for what in ("forward", "add")}
     rows = [
         ("forward", ms["forward"], f"{ms['forward']:.2f} ms: a copy's time"),
-        ("backward, as written", ms["atomic backward"], f"{ms['atomic backward']:,.0f} ms"),
+        ("backward, by its bytes", ms["add"], f"{ms['add']:.2f} ms"),
+        ("backward, as written", None, "?"),
     ]
-    title = f"The backward pass takes {ms['atomic backward'] / ms['add']:,.0f} times what its bytes ask"
-    limit = (ms["add"], f"a backward's bytes: {ms['add']:.2f} ms")
-    return _bars(title, rows, "time of one pass (ms, logarithmic)", record.source, log=True, limit=limit), [
-        *ms.values()
-    ]
+    title = "A backward pass written the obvious way: how slow can it be?"
+    return _bars(title, rows, "time of one pass (ms, logarithmic)", record.source, log=True, high=300), [*ms.values()]
 
 
 @opening(

@@ -27,6 +27,8 @@ WRITTEN = {
     "xray_fresh": ["/book/pencil"],
     "census": ["/book/census"],
     "models_base": ["/chapters/14_norm"],
+    "within_7_5_gb": ["/book/sizes"],
+    "within_14_5_gb": ["/book/sizes"],
 }  # by tools
 
 

@@ -13,7 +13,7 @@ PAGE = """# On a smaller GPU
 
 A chapter measures at the paper's sizes where the GPU has room for them. Where it has not, or its memory gives less than
 300 GB/s, some sizes are smaller, and a line below the cell says which. `FLASHKAT_GPU_MEMORY=7.5 make execute` shows
-what happens on a GPU with 7.5 GB: outputs go to `_build/execute`, and no record is kept.
+what happens on a GPU with 7.5 GB: outputs go to `_build/execute`, and of its measurements only the memory is kept.
 
 ## What is smaller
 
@@ -28,6 +28,10 @@ on one address, at a clock 1.25 times a T4's. Compilation and Python come on top
 are compiled for compute capability 7.5, 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0. {exceptions}
 
 {taken}
+
+## What they took
+
+{measured}
 """
 HEADER = ["Chapter", "Kernels", "GB, paper's size", "GB of 14.5", "GB of 7.5", "GB moved", "Additions", "Seconds"]
 
@@ -51,6 +55,7 @@ def write_sizes_page(root=ROOT):
         if picks
         else "Nothing.",
         taken=records_page.table("Counted for each chapter", HEADER, rows) if rows else "Nothing is counted yet.",
+        measured=_measured(root),
         exceptions=f"These do not compile everywhere: {'; '.join(dict.fromkeys(wrong))}." if wrong else "",
     )
     page = root / "book" / "sizes.md"
@@ -76,3 +81,14 @@ def _taken(runs):
     peaks = [f"{runs[run]['peak_gb']:.1f}" for run in ("paper", "14.5", "7.5")]
     counts = [f"{t4[name]:,}" if name in t4 else None for name in ("gb", "additions", "t4_seconds")]
     return [str(max(run["launches"] for run in runs.values())), *peaks, *counts]
+
+
+def _measured(root):
+    """The runs on a GPU that was allowed so much memory, as tables."""
+    found = []
+    for path in sorted(root.glob("book/data/*/within_*_gb.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        rows = [[f"{{doc}}`/chapters/{stem}`", f"{peak or 0:.2f}"] for stem, peak in record["data"].items()]
+        said = f"{record['title']}: {record['device']['name']}, {record['date']}"
+        found.append(records_page.table(said, ["Chapter", "GB at most"], rows))
+    return "\n\n".join(found) or "No run with less memory is recorded yet."

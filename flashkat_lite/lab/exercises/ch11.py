@@ -1,4 +1,4 @@
-"""Chapter 11: two bounds, register banks, bfloat16 by hand, and SiLU's backward pass."""
+"""Chapter 11: two bounds, a warp's reads of registers, bfloat16 by hand, and SiLU's backward pass."""
 
 import contextlib
 import math
@@ -12,7 +12,8 @@ from torch import Tensor
 from flashkat_lite.testing import guarded, poisoned
 
 from .. import setup as lab
-from .common import Parts, Wrong, as_numbers, exercise, normal, numbers, same_number, same_tensor, timed
+from ..ports import issue_cycles
+from .common import Parts, Wrong, exercise, normal, numbers, same_number, same_tensor, timed
 from .elementwise import SHAPES, read_once, same_elements, values
 from .kernels import stored, watch
 from .language import reciprocal, tl, to_float32, triton
@@ -48,38 +49,66 @@ def two_bounds(elements: int, instructions: float, nbytes: int, bandwidth: float
 
 
 @exercise("11-2")
-def conflict_free(f: Callable[[int], list[int]]) -> str:
-    """Check registers of k accumulators so that three neighbours, in a ring, lie in three of four banks."""
-    for k in (4, 16, 3, 6, 7, 8, 10, 11, 17, 31, 59, 60):
-        got = as_numbers(f"k={k}", f(k), k, kind="integers")
-        if fraction := [r for r in got if r != int(r)]:
-            raise Wrong(f"k={k}: expected a list of {k} integers, got {fraction[0]} among them")
-        got = [int(r) for r in got]
-        if len(got) != k:
-            raise Wrong(f"k={k}: expected {k} registers, got {len(got)}")
-        if len(set(got)) < k:
-            twice = next(r for r in got if list(got).count(r) > 1)
-            raise Wrong(f"k={k}: expected {k} different registers, got R{twice} twice. Likely cause: these are banks")
-        outside = [r for r in got if not 0 <= r < 255]
-        if outside:
-            raise Wrong(f"k={k}: expected registers from 0 to 254, got {outside[0]} at index {got.index(outside[0])}")
-        _check_ring(got)
-    return "twelve rings, no two operands of an instruction in one bank"
+@numbers(
+    "the cycles of ten listings",
+    (["FFMA R6, R10, R14, R15", "FFMA R9, R4, R5, R6", "FFMA R8, R4, R7, R11"] * 3,),
+    (["FFMA R1, R4, R3, R2.reuse", "FFMA R1, R5, R2, R6", "FFMA R1, R14, R7, R12.reuse", "FFMA R1, R9, R12, R16"],),
+    (["FFMA R6, R10, R14, R15", "FFMA R9, R4.reuse, R5, R6", "FFMA R8, R4, R7, R11"] * 3,),
+    (["FFMA R1, R2, R4, R6"] * 4,),
+    (["FADD R1, R2, R3", "FADD R5, R6, R7"] * 4,),
+    (["FMUL R1, R2.reuse, R4", "FMUL R3, R2.reuse, R6", "FMUL R5, R2, R8", "FMUL R7, R2, R10"],),
+    (["FMUL R1, R2.reuse, R4", "FMUL R3, R6, R2", "FMUL R5, R4, R2", "FMUL R7, R8, R2"],),
+    (["FADD R1, R8.reuse, R2", "FADD R3, R9, R4", "FADD R5, R8, R6", "FADD R7, R8, R10", "FADD R9, R8, R12"],),
+    ([f"FFMA R{j + 40}, R{j}.reuse, R{2 * j % 7}, R{j + 3}" for j in range(24)],),
+    ([f"FFMA R{j}, R{(j + 1) % 16}, R{(j + 2) % 16}, R{j}" for j in range(16)] * 2,),
+)
+def cycles_to_issue(listing: list[str]) -> Parts:
+    """Check the cycle in which the last instruction of a listing issues, by the model of `flashkat_lite.lab.ports`."""
+
+    def last(lines: list[str]) -> int:
+        return issue_cycles(lines)[-1]
+
+    right, alone = last(listing), [max(1, *(_reads(line).count(bank) for bank in (0, 1))) for line in _kept(listing)]
+    shown = "; ".join(listing[:3]) + f"; … ({len(listing)} lines)" * (len(listing) > 3)
+    yield f"cycles for {shown}", right, {
+        "what is marked .reuse is kept: it is read once": last([line.replace(".reuse", "") for line in listing]),
+        "the first register is the result: it is written, not read": last([_with_result(line) for line in listing]),
+        "an operand is kept for its place in the instruction too": last(_kept(listing, by_place=False)),
+        "an operand is kept until the next one in its bank and place": last(_kept(listing, forget=False)),
+        "reads may wait for the two cycles after the issue: only what does not fit into three holds the warp up":
+            sum(alone[:-1]) + 1,
+        "an instruction does not wait until all of its registers are read": sum(alone),
+        "the ports are of one bank each: a crowd in one leaves the other idle":
+            max(len(listing), math.ceil(sum(len(_reads(line)) for line in _kept(listing)) / 2)),
+        "the first instruction issues in cycle 1, not 0": right - 1,
+    }  # fmt: skip
 
 
-def _check_ring(registers: list[int]) -> None:
-    """Raise Wrong unless any three neighbours of the ring lie in three banks."""
-    k = len(registers)
-    ring = [*registers, *registers[:2]]
-    crowded = [j for j in range(k) if len({r % 4 for r in ring[j : j + 3]}) < 3]
-    if crowded:
-        j = crowded[0]
-        places, three = [(j + i) % k for i in range(3)], ring[j : j + 3]
-        cause = " Likely cause: right along the row, but the last accumulators are neighbours of the first."
-        raise Wrong(
-            f"k={k}, accumulators {', '.join(map(str, places))}: expected three banks, got {[r % 4 for r in three]} of "
-            f"registers {three}.{cause * (j >= k - 2)}"
-        )
+def _kept(listing: list[str], by_place: bool = True, forget: bool = True) -> list[str]:
+    """Return a listing without what is kept, by the model's rule or a wrong one: 0 for what is not read."""
+    kept, lines = {}, []
+    for line in listing:
+        head, *operands = line.split(", ")
+        for place, operand in enumerate(operands):
+            register = operand.removesuffix(".reuse")
+            key = int(register[1:]) % 2, place if by_place else 0
+            operands[place] = "0" if kept.get(key) == register else register
+            if operand != register:
+                kept[key] = register
+            elif forget:
+                kept[key] = None
+        lines.append(", ".join([head, *operands]))
+    return lines
+
+
+def _reads(line: str) -> list[int]:
+    """Return the banks of an instruction's operands."""
+    return [int(operand[1:]) % 2 for operand in line.split(", ")[1:] if operand.startswith("R")]
+
+
+def _with_result(line: str) -> str:
+    opcode, registers = line.split(" ", 1)
+    return f"{opcode} R0, {registers}"
 
 
 @exercise("11-3")
