@@ -21,7 +21,7 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 given = $(if $(filter command,$(origin $1)),$($1))
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' flashkat_lite/__init__.py)
 
-.PHONY: help book serve test standin mutants lint execute bench compare record prices lab student grade slides exam colab wheelhouse wheel hub release-check \
+.PHONY: help book serve test optional test-kernels test-all-else standin mutants lint execute bench compare record prices lab student grade slides exam colab wheelhouse wheel hub release-check \
   release-files publish anew newest-tests newest-compiler
 
 help:  ## this list
@@ -36,14 +36,26 @@ book: $(READY)  ## build the pages; executes nothing
 serve: book  ## build the pages and serve them on localhost
 	@"$(PY)" book/tools serve "$(or $(PORT),8000)"
 
-# Each of these processes with threads of its own would have them wait for one another.
-test: export OMP_NUM_THREADS := 1
+# Each of these processes with threads of its own would have them wait for one another. What is imported is kept.
+TESTS := test test-kernels test-all-else
+$(TESTS): export OMP_NUM_THREADS := 1
+$(TESTS): export PYTHONDONTWRITEBYTECODE :=
+# Kernels and exercises choose Triton's interpreter for a whole process, and run beside the rest: neither's end is alone.
+FEWER = $(shell expr \( $(JOBS) + 1 \) / 3)
+MORE = $(shell expr $(JOBS) - $(FEWER))
 test: $(READY) lint  ## everything that CI runs: at most 15 minutes on 2 cores
+	@$(MAKE) --no-print-directory -j 3 optional test-kernels test-all-else
+
+optional: $(READY)
 	@"$(PY)" -m flashkat_lite doctor --optional
-	@"$(PY)" -m pytest -n "$(JOBS)" tests/kernels
-	@"$(PY)" -m pytest -n "$(JOBS)" tests/exercises
-	@"$(PY)" book/tools standin --test -n 2 -m standin
-	@"$(PY)" -m pytest -n "$(JOBS)" --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
+
+test-kernels: $(READY)
+	@mkdir -p _build; { "$(PY)" -m pytest -n "$(FEWER)" tests/kernels && "$(PY)" -m pytest -n "$(FEWER)" tests/exercises && \
+	  "$(PY)" book/tools standin --test -n "$(FEWER)" -m standin; } >_build/test-kernels.log 2>&1; \
+	  status=$$?; cat _build/test-kernels.log; exit $$status
+
+test-all-else: $(READY)
+	@MAKEFLAGS= "$(PY)" -m pytest -n "$(MORE)" --dist worksteal tests --ignore=tests/kernels --ignore=tests/exercises
 
 standin: $(READY)  ## tests of kernels and exercises with a stand-in for Triton's compiled module, as on macOS and Windows
 	@"$(PY)" book/tools standin --test $(or $(call given,ARGS),-n "$(JOBS)")

@@ -28,16 +28,34 @@ def pytest_runtest_setup(item):
             pytest.skip("needs a CUDA device")
 
 
-# Half a minute each or more; begun first, so that none is left alone at the end.
-SLOW = ("test_it_runs_and_every_exercise", "test_page[", "test_the_life_of_a_build", "test_a_class_of_all_kinds")
+# Ten seconds each or more; begun first, so that none is left alone at the end. The first builds the pages, for which
+# nothing else waits meanwhile: those that need them come last.
+SLOW = (
+    "test_the_life_of_a_build",
+    "test_it_runs_and_every_exercise",
+    "test_a_class_of_all_kinds",
+    "test_it_installs_and_works_elsewhere",
+    "test_two_processes_",
+    "test_other_processes_or_parts",
+    "test_everything_but_the_kernels",
+    "test_the_compiled_model_is",
+    "test_a_model_compiles_to_one_graph",
+    "test_pytorchs_own_checks",
+    "test_page[",
+)
+
+
+def slowness(item):
+    """The place of a slow test among the slow; None for another."""
+    return next((place for place, name in enumerate(SLOW) if item.name.startswith(name)), None)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """Gives each worker its share of the slow tests before the rest: worksteal hands out equal runs of a list."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    slow = [item for item in items if item.name.startswith(SLOW)]
-    quick = iter([item for item in items if not item.name.startswith(SLOW)])
+    slow = sorted((item for item in items if slowness(item) is not None), key=slowness)
+    quick = iter([item for item in items if slowness(item) is None])
     given = []
     for worker in range(workers):
         share = (len(items) - len(given)) // (workers - worker)

@@ -3,7 +3,8 @@
     warm.py serve FOLDER             imports, then forks for whoever asks, until nobody holds its socket any more
     warm.py ask FOLDER ARGUMENTS     is, to whoever starts it, `python ARGUMENTS`, which begin with -m or -c
 
-Such a process interprets kernels. PyTorch, Triton and IPython are imported; the package is not.
+Such a process interprets kernels. PyTorch, Triton and IPython are imported; the package is not. What it starts with
+`sys.executable -c` to compile kernels, without the interpreter, is forked likewise from a second server.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import json
 import os
 import runpy
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -26,6 +28,13 @@ MODULES = (
     *("matplotlib_inline.backend_inline", "sklearn.datasets", "sympy", "torch", "torch._dynamo", "torch.func"),
     *("torch.utils.flop_counter", "triton.language", "triton.runtime.interpreter"),
 )
+
+TO_COMPILE = ("torch", "triton.language", "triton.compiler")
+# Stands for Python in processes that interpret, where they start others.
+PYTHON = """#!/bin/sh
+[ "$1" = -c ] && [ -z "$TRITON_INTERPRET" ] && exec {python} {warm} ask {folder} "$@"
+exec {python} "$@"
+"""
 
 
 @contextlib.contextmanager
@@ -51,13 +60,27 @@ def connect(folder):
 
 
 def hold(folder, environ):
-    """Starts a server where there is none; returns a connection, and while one of these is open the server stays."""
+    """Starts servers where there are none; returns what closes the connections that keep them."""
+    compiling = folder / "compiling"
+    compiling.mkdir(exist_ok=True)
+    words = dict(python=sys.executable, warm=__file__, folder=compiling)
+    (folder / "python").write_text(
+        PYTHON.format(**{k: shlex.quote(str(v)) for k, v in words.items()}), encoding="utf-8"
+    )
+    (folder / "python").chmod(0o755)
+    held = contextlib.ExitStack()
+    held.enter_context(_hold(folder, environ | {"TRITON_INTERPRET": "1"}))
+    held.enter_context(_hold(compiling, {k: v for k, v in environ.items() if k != "TRITON_INTERPRET"}))
+    return held
+
+
+def _hold(folder, environ):
     if connection := connect(folder):
         return connection
     with contextlib.suppress(FileNotFoundError):
         os.unlink(folder / "warm")
     command = [sys.executable, __file__, "serve", str(folder)]
-    server = subprocess.Popen(command, env=environ | {"TRITON_INTERPRET": "1"}, stdin=subprocess.DEVNULL)
+    server = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL)
     while not (connection := connect(folder)):
         assert server.poll() is None, "the server of warm processes ended"
         time.sleep(0.05)
@@ -95,7 +118,10 @@ def serve(folder):
     with address(folder) as name:
         listener.bind(name)
     listener.listen(64)  # who comes early waits for the imports
-    for name in MODULES:
+    interpreting = "TRITON_INTERPRET" in os.environ
+    if interpreting:
+        sys.executable = os.path.join(folder, "python")
+    for name in MODULES if interpreting else TO_COMPILE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.freeze()  # what all share is written to by none

@@ -46,7 +46,9 @@ if ! .venv/bin/python -I -c "import pip, sys; sys.exit(not $pinned)" >/dev/null 
   echo "Setting up .venv with $("$chosen" -V): about 2 GB and a few minutes, once"
   "$chosen" -m venv --clear .venv
 fi
-.venv/bin/python -m pip install --no-user --disable-pip-version-check -q --progress-bar on -r requirements.txt
+.venv/bin/python -m pip install --no-user --no-compile --disable-pip-version-check -q --progress-bar on -r requirements.txt
+# pip would compile with one core, and the packages' own tests too. What is no Python (templates) is named by none.
+.venv/bin/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib/python*/site-packages || :
 # The installer writes this folder's name down in one encoding, and the next locale may have another.
 for site in .venv/lib/python*/site-packages; do [ ! -d "$site" ] || echo ../../../.. > "$site/clone.pth"; done
 # Where Triton has no wheel, its Python files: they run kernels in its interpreter, with a stand-in of ours.

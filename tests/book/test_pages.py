@@ -27,15 +27,19 @@ AXE = Package(
 # Words of one kind are alike to axe, which takes seconds over thousands of them: the first of each stays, and so do a
 # few formulas. Nor are a picture's parts anything to axe, unless they can be reached or have a name.
 UNWRAP = """() => {
-  const seen = new Set(), kept = new Set();
+  const seen = new Set(), kept = new Set(), looks = new Map();
+  const look_of = (element) => {
+    if (!looks.has(element)) {
+      const style = getComputedStyle(element);
+      looks.set(element, [style.color, style.backgroundColor, style.opacity, style.fontWeight].join());
+    }
+    return looks.get(element);
+  };
   for (let alike = [0]; alike.length;) {
     alike = [...document.querySelectorAll(".highlight pre span, .sig span")].filter((word) => {
       if (word.children.length || kept.has(word)) return false;
       const around = [word, word.parentElement, word.closest("pre, .sig"), word.closest(".highlight, .sig")];
-      const look = word.className + around.map((element) => {
-        const style = getComputedStyle(element);
-        return [style.color, style.backgroundColor, style.opacity, style.fontWeight].join();
-      }).join();
+      const look = word.className + around.map(look_of).join();
       if (seen.has(look)) return true;
       seen.add(look);
       return !kept.add(word);
@@ -106,11 +110,6 @@ def test_page(browser, base, vendored, axe, root, page):
             look(width, scheme)
             tab.screenshot(path=f"{picture}_{scheme}_{width}.jpg", type="jpeg", quality=80, full_page=True)
 
-        def examine(width, scheme, rules):
-            look(width, scheme)
-            tab.wait_for_timeout(500)  # the theme gives what scrolls a tab stop 300 ms after a change of size
-            return tab.evaluate(VIOLATIONS, rules)
-
         faults += tab.evaluate(FAULTS)
         photograph(1440, "light")
         look(1440, "dark")
@@ -122,17 +121,20 @@ def test_page(browser, base, vendored, axe, root, page):
         faults += move_motions(tab)
         photograph(390, "dark")
         for width in (768, 360):
-            look(width, "light")
+            look(width, "dark")
             faults += tab.evaluate(OUT_OF_SIGHT)
             if tab.evaluate(TOO_WIDE):
                 faults.append(f"the page scrolls sideways at {width} px")
         if axe:
             tab.evaluate(UNWRAP)
             tab.evaluate(axe)
-            faults += examine(1280, "light", ALL_ELSE)
+            look(1280, "dark")
+            faults += tab.evaluate(VIOLATIONS, ALL_ELSE)
             tab.evaluate(THIN)
             # One style sheet serves all: each page is looked at in one of the two.
-            faults += examine(390, "dark", LOOKS) if PAGES.index(page) % 2 else examine(1280, "light", LOOKS)
+            look(*((390, "dark") if PAGES.index(page) % 2 else (1280, "light")))
+            tab.wait_for_timeout(500)  # the theme gives what scrolls a tab stop 300 ms after a change of size
+            faults += tab.evaluate(VIOLATIONS, LOOKS)
     assert not faults, "\n".join(dict.fromkeys(faults))
 
 

@@ -25,7 +25,7 @@ esac
 """
 MADE = """\
 #!/bin/sh
-[ "$1" = -m ] && echo "{name} $*" >> installed && env >> environment && exit
+[ "$2" = pip ] && echo "{name} $*" >> installed && env >> environment && exit
 exit {finished}
 """
 

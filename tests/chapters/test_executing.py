@@ -161,6 +161,21 @@ def test_a_warm_process_reads_prints_ends_and_is_ended_as_another_would_be(warm,
         process.wait(10)
 
 
+STARTS = """
+import os, subprocess, sys
+for word in ("", "1"):
+    found = "import sys; print(*(name in sys.modules for name in ('triton', 'IPython')))"
+    subprocess.run([sys.executable, "-c", found], env=os.environ | {"TRITON_INTERPRET": word}, check=True)
+"""
+
+
+def test_what_a_warm_process_starts_to_compile_is_warm_and_interprets_nothing(warm):
+    if warm(["python"]) == ["python"]:
+        pytest.skip("no process is warm here")
+    done = subprocess.run(warm([sys.executable, "-c", STARTS]), capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.splitlines() == ["True False", "False False"]
+
+
 def test_outputs_of_a_skipped_cell_stay_unless_it_is_a_check(notebook, code):
     original = notebook(
         code("measured_elsewhere()", "recorded", "skip-execution"),

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +26,7 @@ import torch
 import triton
 
 from flashkat_lite import inspection, kernels
-from flashkat_lite.inspection import inspect_kernel, inspect_many
+from flashkat_lite.inspection import inspect_kernel
 from flashkat_lite.kernels import (
     backward_atomic,
     backward_block,
@@ -72,6 +73,24 @@ CASES = (
     ("stationary", "fp16", (2, 1), 7),
 )
 
+reports = {}  # of what was asked for
+
+
+def inspect_once(requests):
+    """What `inspect_many` gives, which takes each most of a second; each is compiled once for all tests here."""
+    keys = [repr(request | {"kernel": request["kernel"].fn.__qualname__}) for request in requests]
+    new = {key: request for key, request in zip(keys, requests) if key not in reports}
+    reports.update(zip(new, inspection.inspect_many([*new.values()])))
+    return [reports[key] for key in keys]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compilers_start_warm(warm, shared):
+    with pytest.MonkeyPatch.context() as patch:
+        if warm(["python"]) != ["python"]:
+            patch.setattr(sys, "executable", str(shared / "python"))
+        yield
+
 
 def label(value):
     return value if isinstance(value, str) else "-".join(map(str, value)) if isinstance(value, tuple) else f"w{value}"
@@ -116,7 +135,7 @@ NORM_CASES = (
 
 @pytest.mark.parametrize(("name", "dtype", "columns", "branch", "capabilities"), NORM_CASES, ids=label)
 def test_a_norms_kernels_do_not_spill_and_load_sixteen_bytes(name, dtype, columns, branch, capabilities):
-    reports = inspect_many([norm_request(name, dtype, columns, c, branch) for c in capabilities])
+    reports = inspect_once([norm_request(name, dtype, columns, c, branch) for c in capabilities])
     assert {r.capability: r.spills for r in reports if r.spills} == {}, "bytes spilled, by compute capability"
     for r in reports:
         assert r.atomics == 0 and r.load_bytes == 16 and r.registers <= 255
@@ -129,7 +148,7 @@ def test_a_norms_kernels_do_not_spill_and_load_sixteen_bytes(name, dtype, column
 def test_no_spill_wide_loads_and_few_atomics(name, dtype, degrees, width):
     all_of_them = (degrees, width) == ((5, 4), 96) and name in ("block", "stationary")  # which have sums to spill
     capabilities = CAPABILITIES if all_of_them else PAPERS_AND_NEWEST
-    reports = inspect_many([request(name, dtype, degrees, width, capability) for capability in capabilities])
+    reports = inspect_once([request(name, dtype, degrees, width, capability) for capability in capabilities])
     assert {r.capability: r.spills for r in reports if r.spills} == {}, "bytes spilled, by compute capability"
     constexprs = request(name, dtype, degrees, width, 90)["constexprs"]
     check_loads(name, dtype, degrees, width, reports, max(1, constexprs.get("BLOCK", 0) // 128))
@@ -218,8 +237,9 @@ COLUMNS = columns.columns(columns.TRITON)
 @pytest.mark.skipif(triton.__version__ not in COLUMNS, reason="this Triton has no column on the page Compilers")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["forward", "backward_block", "backward_stationary"])
-def test_the_page_on_compilers_has_what_this_compiler_gives(name, dtype):
+def test_the_page_on_compilers_has_what_this_compiler_gives(name, dtype, monkeypatch):
     """Nothing is compiled that another test here has not. After a change of a kernel: `python book/tools compilers`."""
+    monkeypatch.setattr(compilers, "inspection", SimpleNamespace(inspect_many=inspect_once))
     held = columns.by_place(COLUMNS[triton.__version__])
     rows = list(compilers.column(PAPERS_AND_NEWEST, [(f"{name}_kernel", dtype)]))
     assert rows == [held[row["kernel"], row["what"], row["capability"]] for row in rows]
@@ -307,7 +327,7 @@ def test_every_launch_asks_for_fused_multiply_adds():
 @pytest.mark.parametrize("name", MODULES)
 def test_multiply_adds_are_fused_whatever_the_compilers_default(name, monkeypatch):
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
-    report = inspect_many([request(name, "fp32", (5, 4), 96, 90)])[0]
+    report = inspection.inspect_many([request(name, "fp32", (5, 4), 96, 90)])[0]
     assert report.count("FFMA") > 2 * report.count("FADD")
 
 
@@ -332,7 +352,7 @@ def test_amds_mi300_compiles():
     cases = [("forward", "bf16"), ("stationary", "fp32"), ("stationary", "bf16")]
     jobs = [request(name, dtype, (5, 4), 96, 0) | dict(capability="gfx942") for name, dtype in cases]
     jobs += [norm_request("norm_forward", "fp32", 192, 0) | dict(capability="gfx942")]
-    for report in inspect_many(jobs):
+    for report in inspection.inspect_many(jobs):
         assert report.spills == 0 and report.count("global_load_dwordx4|buffer_load_dwordx4") > 0
         assert "v_rcp_f32" in report.sass and report.count("global_atomic") == 0
 
@@ -395,16 +415,16 @@ def test_the_compilers_processes_are_kept_and_one_that_dies_is_replaced(monkeypa
     monkeypatch.setattr(inspection, "_idle", [])
     monkeypatch.setattr(inspection, "CORES", 1)
     requests = [request("atomic", "fp32", (n, 1), 96, 90) for n in (2, 3)]
-    inspect_many(requests)
+    inspection.inspect_many(requests)
     kept = list(inspection._idle)
-    assert [report.atomics for report in inspect_many(requests)] == [4, 5]
+    assert [report.atomics for report in inspection.inspect_many(requests)] == [4, 5]
     assert len(kept) == 1 and inspection._idle == kept
     kept[0].process.kill()
     kept[0].process.wait()
     assert "ended with -9" in kept[0]({"path": "nowhere"})["error"], "one that dies at work says so"
-    assert inspect_many(requests[:1])[0].atomics == 4, "one that died unseen is replaced"
+    assert inspection.inspect_many(requests[:1])[0].atomics == 4, "one that died unseen is replaced"
     cache = os.environ.get("TRITON_CACHE_DIR", os.path.expanduser("~/.triton/cache"))
     monkeypatch.setenv("TRITON_CACHE_DIR", os.path.join(cache, "."))
-    assert inspect_many(requests[:1])[0].atomics == 4, "other settings, another process"
+    assert inspection.inspect_many(requests[:1])[0].atomics == 4, "other settings, another process"
     assert len(inspection._idle) == 2 and kept[0] not in inspection._idle
     inspection._close()

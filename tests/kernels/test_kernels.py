@@ -403,9 +403,12 @@ def test_a_loop_ends_at_an_argument_also_where_numpy_takes_an_array_of_one_eleme
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="of the interpreter")
 def test_the_quickened_interpreter_replaces_what_tritons_own_does_and_gives_the_same_bits(monkeypatch):
-    """At every launch, since each puts the language back."""
+    """At every launch, since each puts the language back; and no overflow is looked for that nobody is told of."""
     from triton.runtime import interpreter
 
+    builder = interpreter.interpreter_builder
+    tritons_own = type(builder.options)()
+    assert tritons_own.sanitize_overflow and not tritons_own.debug and not builder.options.sanitize_overflow
     quick, attr, replaced, searches = interpreter._patch_builtin, interpreter._patch_attr, [], []
     tensors = make(5, 8, 2, (3, 2))
 
@@ -415,8 +418,9 @@ def test_the_quickened_interpreter_replaces_what_tritons_own_does_and_gives_the_
 
     monkeypatch.setattr(interpreter, "_patch_attr", lambda *given: replaced.append(given[:2]) or attr(*given))
     results, found = [], []
-    for search in (quick, own):
+    for search, options in ((quick, builder.options), (own, tritons_own)):
         monkeypatch.setattr(interpreter, "_patch_builtin", search)
+        monkeypatch.setattr(builder, "options", options)
         for _ in range(2):
             results.append(forward.forward(*tensors[1:]))
             found.append(replaced.copy())
