@@ -19,9 +19,11 @@ from urllib.parse import urljoin, urlsplit
 import about
 import addresses
 import chapter_pages
+import code_lines
 import docstrings
 import exercises
 import predictions
+import tables
 import tinycss2
 import typeset
 from docutils import nodes
@@ -510,7 +512,7 @@ def setup(app):
     app.connect("html-page-context", defer_scripts)
     app.connect("build-finished", write_sitemap)
     app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
-    for part in (docstrings, exercises, predictions, about, addresses, chapter_pages, typeset):
+    for part in (docstrings, exercises, predictions, about, addresses, chapter_pages, code_lines, tables, typeset):
         part.setup(app)
     app.add_directive("interactive", InteractiveFigure)
     app.add_directive("chapters", Chapters)

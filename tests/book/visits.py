@@ -94,6 +94,10 @@ OUT_OF_SIGHT = """() => {
       }
     });
   }
+  for (const code of document.querySelectorAll(".bd-article pre, .bd-article .highlight")) {
+    const cut = shown(code) && scrolls(code);
+    if (cut) faults.push(`code is cut at ${page}: ${code.textContent.trim().slice(0, 50)}`);
+  }
   for (const table of document.querySelectorAll(".bd-article table")) {
     if (!shown(table)) continue;
     const box = table.closest(".fk-scroll, .pst-scrollable-table-container");
