@@ -1,4 +1,4 @@
-"""Lines of code that are wider than the page go on below themselves, further in: none is off the screen or the paper."""
+"""Lines of code that are wider than the page go on below themselves, further in: none is cut, on screen or paper."""
 
 import re
 from html import unescape

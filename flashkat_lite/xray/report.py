@@ -1,8 +1,8 @@
 """What a forecast says: a line with a range, a table by source line, warnings, a picture, JSON."""
 
 import linecache
-import textwrap
 import math
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
