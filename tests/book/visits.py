@@ -154,7 +154,8 @@ WORDS_UNDER_TILES = """() => [...document.querySelectorAll(".fk-motion-stage svg
   const tiles = [...svg.querySelectorAll("rect, circle")].map(box).filter((one) => one.width < 30);
   const lies = (one, other) => Math.min(one.right, other.right) - Math.max(one.left, other.left) > 1
     && Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top) > 3;
-  return [...svg.querySelectorAll("text")].filter((word) => tiles.some((tile) => lies(tile, box(word)))).map((word) => word.textContent);
+  const words = [...svg.querySelectorAll("text")].filter((word) => tiles.some((tile) => lies(tile, box(word))));
+  return words.map((word) => word.textContent);
 })"""
 TOO_WIDE = "() => document.documentElement.scrollWidth > window.innerWidth"
 

@@ -162,7 +162,7 @@
         const speed = rung.bytes / rung.ms / 1e6, adds = rung.atomics / rung.bytes, x = across(adds || 1e-12);
         marks.push(draw("circle", { cx: near(x), cy: near(up(speed)), r: 6, style: paint(rung.kind === "atomic" ? "orange" : "blue") }));
         const atRight = x > 0.45 * width;
-        marks.push(write(x + (atRight ? -10 : 10), up(speed) + 19, `${rung.name}${rung.atomics ? "" : " (none)"}`, { anchor: atRight ? "end" : "start", weight: 600 }));
+        marks.push(write(x + (atRight ? -10 : 10), up(speed) + 19, `${rung.name}${rung.atomics || width < 500 ? "" : " (none)"}`, { anchor: atRight ? "end" : "start", weight: 600 }));
       }
       const adds = each / 2 ** tile, x = across(adds), y = up(allowed(adds));
       marks.push(draw("path", { d: `M${near(x)} ${near(y - 9)}l8 9l-8 9l-8 -9z`, style: paint("yellow", "ink", 1.2) }));
