@@ -19,9 +19,11 @@ from urllib.parse import urljoin, urlsplit
 import about
 import addresses
 import chapter_pages
+import code_lines
 import docstrings
 import exercises
 import predictions
+import tables
 import tinycss2
 import typeset
 from docutils import nodes
@@ -165,9 +167,20 @@ def pixels(length: str | None) -> float:
 
 
 def for_phones(source: str) -> str | None:
-    """The drawing for phones that `lab.figures.show` puts into another's metadata."""
+    """The drawing for phones that `lab.figures` puts into another's metadata."""
     found = re.search(r'<metadata id="for-phones">(.*?)</metadata>', source, re.DOTALL)
     return unescape(found[1]) if found else None
+
+
+def both_widths(
+    source: str, prefix: str, label: str | None = None, narrow: str | None = None
+) -> tuple[str, str | None]:
+    """A drawing for a page, beside it the one for phones if there is one; and the name of both."""
+    drawing, narrow = ThemedSvg(source, prefix, label), narrow or for_phones(source)
+    if not narrow:
+        return drawing.html(), drawing.label
+    phones = ThemedSvg(narrow, f"n{prefix}", drawing.label).html("fk-figure fk-narrow")
+    return drawing.html("fk-figure fk-wide") + phones, drawing.label
 
 
 class InlineFigures(SphinxPostTransform):
@@ -184,13 +197,10 @@ class InlineFigures(SphinxPostTransform):
             path = Path(self.app.srcdir, uri.lstrip("/"))
             beside = path.with_name(f"{path.stem}-narrow.svg")
             source = path.read_text(encoding="utf-8")
-            narrow = beside.read_text(encoding="utf-8") if beside.exists() else for_phones(source)
-            drawing = ThemedSvg(source, f"f{number}-", image.get("alt"))
-            if not drawing.label:
+            narrow = beside.read_text(encoding="utf-8") if beside.exists() else None
+            html, label = both_widths(source, f"f{number}-", image.get("alt"), narrow)
+            if not label:
                 LOGGER.warning("a figure has no alternative text (mystnb: image: alt)", location=image)
-            html = drawing.html("fk-figure fk-wide" if narrow else "fk-figure")
-            if narrow:
-                html += ThemedSvg(narrow, f"n{number}-", drawing.label).html("fk-figure fk-narrow")
             image.replace_self(nodes.raw("", html, format="html"))
 
 
@@ -263,10 +273,10 @@ class Sliders(SphinxPostTransform):
             return f'<span class="math">{typeset.typeset(unescape(match[1]))}</span>' if typesets else match[0]
 
         def drawn(match: re.Match) -> str:
-            drawing = ThemedSvg(match[0], f"w{next(drawings)}-")
-            if not drawing.label:
+            html, label = both_widths(match[0], f"w{next(drawings)}-")
+            if not label:
                 LOGGER.warning("a widget's drawing has no aria-label", location=self.env.docname)
-            return drawing.html()
+            return html
 
         for node in list(self.document.findall(nodes.raw)):
             if found := WIDGET_VIEW.search(node.astext()):
@@ -502,7 +512,7 @@ def setup(app):
     app.connect("html-page-context", defer_scripts)
     app.connect("build-finished", write_sitemap)
     app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
-    for part in (docstrings, exercises, predictions, about, addresses, chapter_pages, typeset):
+    for part in (docstrings, exercises, predictions, about, addresses, chapter_pages, code_lines, tables, typeset):
         part.setup(app)
     app.add_directive("interactive", InteractiveFigure)
     app.add_directive("chapters", Chapters)

@@ -29,17 +29,17 @@ def chip(said: Mapping[str, str] | None = None) -> Any:
 
     def multiprocessor(left: float, width: float, name: str) -> None:
         box(left, 55, width, 43, "", figures.MUTED, 0.08)
-        axes.text(left + width / 2, 94.5, name, ha="center", fontsize=8.5, weight="bold")
-        box(left + 2, 77, width - 4, 14, "registers, 256 KiB\n64 warps of 32 threads", figures.GREEN)
+        axes.text(left + width / 2, 97.3, name, ha="center", va="top", fontsize=8.5, weight="bold")
+        box(left + 2, 77, width - 4, 14, "registers, 256 KiB\n64 warps", figures.GREEN)
         way(left + 5, 69, 77, "registers" if left == 2 else "")
         box(left + 2, 58, width - 4, 11, "shared memory\nand L1, 256 KiB", figures.GREEN)
 
-    multiprocessor(2, 43, "multiprocessor 0: a program lives here")
+    multiprocessor(2, 43, "multiprocessor 0")
     multiprocessor(55, 43, "multiprocessor 131")
     axes.text(50, 75, "…", ha="center", fontsize=14)
     way(12, 43, 55, "L1")
     way(88, 43, 55, "", "right")
-    box(2, 31, 43, 12, "L2, one partition, its slices", figures.ORANGE)
+    box(2, 31, 43, 12, "L2, one partition", figures.ORANGE)
     box(55, 31, 43, 12, "L2, the other partition", figures.ORANGE)
     axes.annotate("", (55, 37), (45, 37), arrowprops={"arrowstyle": "<->", "color": figures.MUTED, "linewidth": 1.4})
     axes.text(50, 45, "fabric", ha="center", fontsize=8.5)

@@ -109,11 +109,15 @@ def show(figure: Figure) -> None:
 
     Where outputs are kept (`make execute`), the drawing for phones is text in this one's metadata; the book finds it.
     """
-    drawing = svg(figure)
-    if os.environ.get("FLASHKAT_PHONES") and (phones := for_phones(figure)) is not None:
-        kept = f'<metadata id="for-phones">{escape(phones, quote=False)}</metadata>'
-        drawing = drawing.replace("</svg>", f"{kept}</svg>")
-    display(SVG(drawing))
+    display(SVG(_with_phones(svg(figure), figure)))
+
+
+def _with_phones(drawing: str, figure: Figure) -> str:
+    """The drawing of `figure`, with the one for phones as text in it where outputs are kept; changes the figure."""
+    if not os.environ.get("FLASHKAT_PHONES") or (phones := for_phones(figure)) is None:
+        return drawing
+    kept = f'<metadata id="for-phones">{escape(phones, quote=False)}</metadata>'
+    return drawing.replace("</svg>", f"{kept}</svg>")
 
 
 def footnote(figure: Figure, text: str, size: float = 8) -> None:
@@ -173,9 +177,13 @@ def _ms(ms: float) -> str:
 
 
 def inline(figure: Figure, alt: str) -> str:
-    """The figure as inline SVG for a page: named by `alt`, no background, colours that follow the page's theme."""
+    """The figure as inline SVG for a page: named by `alt`, no background, colours that follow the page's theme.
+
+    Where outputs are kept, the drawing for phones is in it, as `show` has it.
+    """
     plt.close(figure)
-    text = _saved(figure)  # as it is: frames under a slider must not shift against one another
+    # As it is: frames under a slider must not shift against one another.
+    text = _with_phones(_saved(figure), figure)
     text = text[text.index("<svg") :]
     text = re.sub(r'<g id="patch_1">.*?</g>', "", text, count=1, flags=re.S)
     for name, colour in NAMES.items():
@@ -189,6 +197,7 @@ def inline(figure: Figure, alt: str) -> str:
 
 def movable(frames: Sequence[str], description: str, start: int = 0) -> ipywidgets.Widget:
     """HTML frames under a slider. The two are joined in the browser, so it moves in the built page, with no kernel."""
+    frames = _equally_high(frames)
     slider = ipywidgets.IntSlider(
         value=start, min=0, max=len(frames) - 1, description=description, readout=False,
         layout=ipywidgets.Layout(width="100%"), style={"description_width": "initial"},
@@ -196,3 +205,17 @@ def movable(frames: Sequence[str], description: str, start: int = 0) -> ipywidge
     stack = ipywidgets.Stack([ipywidgets.HTML(frame) for frame in frames], selected_index=start)
     ipywidgets.jslink((slider, "value"), (stack, "selected_index"))
     return ipywidgets.VBox([slider, stack])
+
+
+PHONES_BOX = re.compile(r'(id="for-phones".*?height=")([\d.]+)(pt"[^&]*?viewBox="0) 0 ([\d.]+) [\d.]+"', re.DOTALL)
+
+
+def _equally_high(frames: Sequence[str]) -> list[str]:
+    """Drawings for phones, whose titles take one line or three, with room above, so that what is below stays put."""
+    highest = max((float(found[2]) for frame in frames for found in PHONES_BOX.finditer(frame)), default=0)
+
+    def raise_top(found: re.Match) -> str:
+        before, height, between, width = found.groups()
+        return f'{before}{highest:g}{between} {float(height) - highest:g} {width} {highest:g}"'
+
+    return [PHONES_BOX.sub(raise_top, frame) for frame in frames]

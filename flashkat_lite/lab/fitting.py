@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.text import Annotation, Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatter, NullFormatter
+from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatter, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation, blended_transform_factory
 
 PHONE = 3.56  # inches: what a phone of 360 pixels leaves for a drawing
@@ -22,14 +23,14 @@ EDGE = 3  # points kept free at the rim
 
 
 def finish(figure: Figure) -> None:
-    """Plain numbers on logarithmic axes, titles broken into lines that fit, labels inside the drawing and apart."""
+    """Plain numbers on axes, titles broken into lines that fit, labels inside the drawing and apart."""
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            if axis.get_scale() == "log":
-                _plain_numbers(axis)
+            _plain_numbers(axis)
     _lay_out(figure)
     if any([wrap(text, figure.bbox.x1 - max(EDGE, text.get_window_extent().x0) - EDGE) for text in titles(figure)]):
         _lay_out(figure)
+    _make_room(figure)
     for axes in figure.axes:
         _thin_out(axes)
     settle(figure)
@@ -51,7 +52,12 @@ def narrow(figure: Figure) -> bool:
             axes.set_subplotspec(grid[place, 0])
             axes.tick_params(labelleft=axes.yaxis.get_visible(), labelbottom=axes.xaxis.get_visible())
         height = max(height, len(panels) * max(2.1, 0.78 * height))
+    shrunk = min(1, PHONE / figure.get_size_inches()[0])
     figure.set_size_inches(PHONE, height)
+    for axes in figure.axes:
+        if not axes.axison:  # a sketch's marks stand in rows
+            for marks in axes.findobj(PathCollection):
+                marks.set_sizes(marks.get_sizes() * shrunk**2)
     for text in figure.findobj(Text):
         text.set_fontsize(min(max(text.get_fontsize(), 0.87 * LETTERS), 11))
         if text not in titles(figure):
@@ -64,15 +70,22 @@ def narrow(figure: Figure) -> bool:
     for text in labels:
         text.set_in_layout(False)
     _lay_out(figure)
-    room = figure.bbox.width - 2 * EDGE * figure.dpi / 72
+    room, above = figure.bbox.width - 2 * EDGE * figure.dpi / 72, 0
     for text in labels:
-        wrap(text, 0.62 * room)
+        if text.axes.axison:
+            wrap(text, 0.62 * room)
+        else:
+            above += _wrap_in_sketch(text, labels, room)
         text.set_in_layout(text.get_window_extent().width < 0.25 * room)  # a long one would squeeze the axes
     moved = _move_legends(figure, room)
     if not moved and len(panels) == 1 and figure._suptitle is None and panels[0].bbox.x0 > 0.12 * room:
         figure.suptitle(panels[0].get_title("left"), x=0.01, ha="left", fontsize=11, fontweight="bold")
         panels[0].set_title("", loc="left")
     grown = sum(_wrap_ticks(axes, room) for axes in panels)
+    if above and len(panels) == 1:  # lines that were added at the top of a sketch push nothing else together
+        bottom, top = panels[0].get_ylim()
+        panels[0].set_ylim(bottom, top + (top - bottom) * above / panels[0].bbox.height)
+        grown += above
     _lay_out(figure)
     for text in titles(figure):
         grown += wrap(text, 0.96 * (figure.bbox.x1 - max(EDGE, text.get_window_extent().x0)))
@@ -90,6 +103,7 @@ def narrow(figure: Figure) -> bool:
         grown += wrapped
         figure.set_size_inches(PHONE, height + grown / figure.dpi)
         _lay_out(figure)
+    _make_room(figure)
     for axes in figure.axes:
         _thin_out(axes)
     settle(figure)
@@ -146,6 +160,27 @@ def titles(figure: Figure) -> list[Text]:
     """The figure's title and its panels'."""
     of_panels = [text for axes in figure.axes for text in (axes.title, axes._left_title, axes._right_title)]
     return [text for text in (figure._suptitle, *of_panels) if text is not None and text.get_text()]
+
+
+def _make_room(figure: Figure) -> None:
+    """Longer axes where a word at a bar's end would leave the sheet: else it would be moved onto the bar."""
+    sheet = figure.bbox.x1 - EDGE
+    for axes in figure.axes:
+        bars = any(getattr(bars, "orientation", None) == "horizontal" for bars in axes.containers)
+        for _ in range(3 if bars and axes.axison else 0):  # another number on the axis may narrow it
+            longer = 1.0
+            for text in filter(_seen, axes.texts):
+                box = text.get_window_extent()
+                place = (box.x0 - axes.bbox.x0) / axes.bbox.width
+                room = place - (box.x1 - sheet) / axes.bbox.width
+                if text.get_ha() == "left" and place > room > 0.25:
+                    longer = max(longer, place / room)
+            if longer == 1:
+                break
+            to = axes.transScale
+            (low, _), (high, _) = to.transform([(end, 0.5) for end in axes.get_xlim()])
+            axes.set_xlim(right=to.inverted().transform((low + longer * (high - low), 0.5))[0])
+            _lay_out(figure)
 
 
 def _below(figure: Figure) -> list[Text]:
@@ -242,6 +277,33 @@ def ticks(axis) -> list[Text]:
     ]
 
 
+def _wrap_in_sketch(text: Text, others: Sequence[Text], room: float) -> float:
+    """Break a sketch's text where the sheet or the next text in its row ends it, lines going upwards.
+
+    Returns by how much that made it higher, if it stands at the top; pixels.
+    """
+    if not _seen(text):
+        return 0
+    box, figure = text.get_window_extent(), text.figure
+    rows = [
+        other
+        for one in others
+        if one is not text and _seen(one)
+        if min((other := one.get_window_extent()).y1, box.y1) - max(other.y0, box.y0) > 2
+    ]
+    if text.get_ha() == "left":
+        room = min([figure.bbox.x1 - EDGE, *(one.x0 - 6 for one in rows if one.x0 > box.x0)]) - box.x0
+    elif text.get_ha() == "right":
+        room = box.x1 - max([EDGE, *(one.x1 + 6 for one in rows if one.x1 < box.x1)])
+    else:
+        room *= 0.62
+    grown = wrap(text, max(room, 0.2 * figure.bbox.width))
+    if grown and text.get_va() == "baseline":
+        text.set_va("bottom")
+    axes = text.axes.bbox
+    return grown if box.y0 > axes.y0 + 0.75 * axes.height else 0
+
+
 def _wrap_ticks(axes: Axes, room: float) -> float:
     """Names of bars in lines, where they leave too little for the bars; returns by how much the figure must grow."""
     names = ticks(axes.yaxis)
@@ -275,10 +337,15 @@ def _thin_out(axes: Axes) -> None:
 
 
 def _plain_numbers(axis) -> None:
-    """1, 10, 100 and not powers of ten, from 0.001 to a million; between decades only where there is hardly one."""
-    if not isinstance(axis.get_major_formatter(), LogFormatter):
-        return
+    """20,000 and not 20000; on logarithmic axes 1, 10, 100 and not powers of ten, from 0.001 to a million.
+
+    Between decades numbers stand only where there is hardly one.
+    """
     low, high = sorted(axis.get_view_interval())
+    if type(axis.get_major_formatter()) is ScalarFormatter and 1e4 <= max(-low, high) < 1e6:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    if axis.get_scale() != "log" or not isinstance(axis.get_major_formatter(), LogFormatter):
+        return
     if low <= 0 or not (low > 1e-4 and high < 2e6):
         axis.set_minor_formatter(NullFormatter())
         return

@@ -2,6 +2,7 @@
 
 import linecache
 import math
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
@@ -221,7 +222,7 @@ def forecast(name: str, launches: list[Launch | Torch], prices: Prices) -> Forec
 
 
 def _ms(ms: float) -> str:
-    return f"{ms:.3g} ms" if ms >= 0.1 else f"{1e3 * ms:.3g} µs"
+    return f"{ms:,.0f} ms" if ms >= 100 else f"{ms:.3g} ms" if ms >= 0.1 else f"{1e3 * ms:.3g} µs"
 
 
 def _some(count: int, what: str) -> str:
@@ -367,8 +368,8 @@ def source(forecast: Forecast) -> str:
     body = []
     for file, lines in by_place.items():
         shown = range(min(lines), max(lines) + 1) if max(lines) - min(lines) < AROUND else sorted(lines)
-        for number in shown:
-            text = linecache.getline(file, number).rstrip()
+        texts = textwrap.dedent("\n".join(linecache.getline(file, number).rstrip() for number in shown)).split("\n")
+        for number, text in zip(shown, texts):
             for k, row in enumerate(lines.get(number) or [None]):
                 body.append(f'<tr><th scope="row">{number}</th>{_code(text if k == 0 else "")}{_numbers(row)}</tr>')
     heads = "".join(f'<th scope="col">{h}</th>' for h in head)
@@ -377,7 +378,8 @@ def source(forecast: Forecast) -> str:
 
 
 def _code(text: str) -> str:
-    return f'<td style="text-align:left"><code style="white-space:pre">{escape(text[:100])}</code></td>'
+    style = "overflow-wrap:anywhere;white-space:pre-wrap"  # beside its numbers on a phone too
+    return f'<td style="min-width:16rem;text-align:left"><code style="{style}">{escape(text[:100])}</code></td>'
 
 
 def _numbers(row: Row | None) -> str:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from flashkat_theme import LETTERS, PALETTE, ThemedSvg, for_phones, plain
+from flashkat_theme import LETTERS, PALETTE, ThemedSvg, both_widths, for_phones, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,3 +162,25 @@ def test_the_drawing_for_phones_comes_out_as_it_went_in(monkeypatch):
     assert "--fk-width: 341.76px" in ThemedSvg(for_phones(kept[0].data), "n1-").html()
     assert "for-phones" not in ThemedSvg(kept[0].data, "f1-").html()
     assert for_phones(DRAWING) is None
+
+
+def test_a_frame_under_a_slider_is_drawn_for_phones_too(monkeypatch):
+    """Each as high as the highest, so that what is below a title of two lines stays where it was."""
+    from flashkat_lite.lab import figures
+
+    def frame(title):
+        figure, axes = figures.new(6.2, 2.6)
+        axes.barh([0, 1], [1, 3])
+        figure.suptitle(title)
+        return figures.inline(figure, title)
+
+    monkeypatch.setenv("FLASHKAT_PHONES", "1")
+    stack = figures.movable(
+        [frame("One line"), frame("A title so long that on a phone it takes a second line")], "Move"
+    )
+    pages = [both_widths(child.value, f"w{place}-")[0] for place, child in enumerate(stack.children[1].children)]
+    narrow = [page.partition("fk-narrow")[2] for page in pages]
+    boxes = [re.search(r'viewBox="0 (\S+) 256.32 (\S+)"', one).groups() for one in narrow]
+    assert boxes[0][1] == boxes[1][1] and float(boxes[0][0]) < float(boxes[1][0]) == 0
+    assert all("fk-figure fk-wide" in page and "for-phones" not in page for page in pages)
+    assert all("var(--fk-blue, " in one and 'aria-label="' in one for one in narrow)

@@ -4,11 +4,17 @@ import itertools
 import re
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
+import about
+import numpy as np
 import pytest
 from addresses import MENTION, title_of
 from chapter_pages import _gather_claims, claims_of, name_fold
+from code_lines import in_lines as in_lines_of_code
 from docutils import nodes
+from PIL import Image
+from tables import whole
 from typeset import in_lines
 
 from tools.site import machine, openings
@@ -160,6 +166,30 @@ def test_a_shared_link_has_a_description_and_the_page_says_how_to_cite_the_book(
     assert "<title>FlashKAT from Scratch</title>" in pages["book/intro"]
 
 
+def test_a_shared_link_shows_the_ladder_where_the_site_has_an_address(tmp_path):
+    config = SimpleNamespace(html_baseurl="https://example.org/book/", html_title="A book", root_doc="book/intro")
+    builder = SimpleNamespace(format="html", get_target_uri="{}.html".format)
+    app = SimpleNamespace(config=config, builder=builder, outdir=tmp_path)
+    (tmp_path / "_static").mkdir()
+
+    def shared():
+        context = {"body": "", "title": "7. A <em>chapter</em>"}
+        about.preview(app, "chapters/07", "page.html", context, None)
+        return dict(re.findall(r'<meta property="(og:[\w:]+)" content="([^"]*)">', context["metatags"]))
+
+    about.draw_preview(app, None)
+    tags = shared()
+    assert tags["og:title"] == "7. A chapter" and tags["og:url"] == "https://example.org/book/chapters/07.html"
+    assert len(tags["og:image:alt"]) > 40
+    picture = np.asarray(Image.open(tmp_path / tags["og:image"].removeprefix(config.html_baseurl)).convert("RGB"))
+    assert picture.shape == (630, 1200, 3), "what previews are made for"
+    for colour, least in (((0xD5, 0x5E, 0), 0.02), ((0, 0x72, 0xB2), 0.001), ((255, 255, 255), 0.5)):
+        assert (np.abs(picture.astype(int) - colour).max(axis=-1) < 3).mean() > least
+    assert (picture[:, :4] == 255).all() and (picture[:, -4:] == 255).all(), "nothing is cut off"
+    config.html_baseurl = ""
+    assert not {"og:image", "og:url"} & set(shared())
+
+
 def test_formulas_are_typeset_before_a_page_is_opened(pages, html):
     if not (html / "vendor").exists():
         pytest.skip("npm is missing: pages have MathJax")
@@ -201,6 +231,22 @@ def test_openings_are_drawn_for_both_widths_with_no_word_on_another():
             lie = [(a, b) for (a, one), (b, two) in itertools.combinations(boxes, 2) if fitting.overlap(one, two)]
             assert not lie, number
         figures.plt.close(figure)
+
+
+def test_code_goes_on_below_itself_further_in_and_its_text_stays():
+    lines = '<span></span><span class="k">def</span> f():\n\n    <span>y</span> = 1\n'
+    code = f'<div class="highlight"><pre>{lines}</pre></div>'
+    made = in_lines_of_code(code)
+    assert re.sub("<[^>]*>", "", made) == re.sub("<[^>]*>", "", code)
+    assert re.findall(r'<span class="fk-line"( style="[^"]*")?>', made) == ["", "", ' style="--fk-in: 4"']
+    across = code.replace("<span>y</span> = 1\n", "<span>y\n= 1</span>\n")
+    assert in_lines_of_code(across) == across, "a word over two lines: nothing is parted"
+
+
+def test_dates_numbers_and_tests_fit_the_columns_of_a_table():
+    date, plain = whole("on 2026-11-28, at most 2.384e-07")[1::2], whole("a b")
+    assert [one.astext() for one in date] == ["2026-11-28", "2.384e-07"] and len(plain) == 1
+    assert all("fk-whole" in one["classes"] for one in date)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,14 @@
 
 import functools
 from contextlib import contextmanager
+from pathlib import Path
 
+import yaml
 from playwright.sync_api import TimeoutError as TookTooLong
+
+TOC = yaml.safe_load((Path(__file__).resolve().parents[2] / "_toc.yml").read_text(encoding="utf-8"))
+GROUPS = [page for part in TOC["parts"] for page in part["chapters"]]
+PAGES = [TOC["root"], *(page["file"] for group in GROUPS for page in (group, *group.get("sections", ())))]
 
 READY = """async () => {
   await document.fonts.ready;
@@ -94,6 +100,10 @@ OUT_OF_SIGHT = """() => {
       }
     });
   }
+  for (const code of document.querySelectorAll(".bd-article pre, .bd-article .highlight")) {
+    const cut = shown(code) && scrolls(code);
+    if (cut) faults.push(`code is cut at ${page}: ${code.textContent.trim().slice(0, 50)}`);
+  }
   for (const table of document.querySelectorAll(".bd-article table")) {
     if (!shown(table)) continue;
     const box = table.closest(".fk-scroll, .pst-scrollable-table-container");
@@ -112,6 +122,41 @@ OPENING = """() => {
   const picture = [...document.querySelectorAll(".fk-opening svg")].find((svg) => svg.getClientRects().length);
   return !picture || picture.getBoundingClientRect().bottom + scrollY > 900;
 }"""
+# The longest stretch of a chapter without a figure, a table or a formula, in screens of 900 pixels, and the most lines
+# of code without a sentence, each with its place: before the exercises, and without what is folded.
+STRETCHES = r"""() => {
+  const article = document.querySelector(".bd-article"), up = (part) => part.getBoundingClientRect().top;
+  const exercises = [...article.querySelectorAll("h2")].find((head) => head.textContent.startsWith("Exercises"));
+  const end = exercises ? up(exercises) : article.getBoundingClientRect().bottom;
+  const within = (part) => part.checkVisibility() && up(part) < end;
+  const heads = [...article.querySelectorAll("h1, h2, h3")].filter(within);
+  const last = (at) => heads.findLast((head) => up(head) <= at + 1)?.textContent;
+  let from = up(article), gap = [0, ""];
+  const kinds = ".fk-figure, .fk-motion, .fk-moved, table, div.math, figure";
+  const drawn = [...article.querySelectorAll(kinds)].filter(within);
+  for (const [top, bottom] of [...drawn.map((part) => [up(part), part.getBoundingClientRect().bottom]), [end, end]]) {
+    if (top - from > gap[0]) gap = [top - from, last(from)];
+    from = Math.max(from, bottom);
+  }
+  let lines = 0, most = [0, ""];
+  for (const part of article.querySelectorAll(".cell_input pre, p, li, dd, table, .fk-figure, div.math")) {
+    if (part.closest("summary, details.fk-claims") || !within(part)) continue;
+    if (!part.matches("pre")) lines = part.matches("p") && part.textContent.trim().length < 20 ? lines : 0;
+    else lines += part.textContent.trimEnd().split("\n").length;
+    if (lines > most[0]) most = [lines, part.textContent.trim()];
+  }
+  return [[gap[0] / 900, `${(gap[0] / 900).toFixed(1)} screens without a figure after "${gap[1]}"`],
+    [most[0], `${most[0]} lines of code without a sentence until "${most[1].slice(0, 60)}"`]];
+}"""
+# Tiles of the race that lie on a word
+WORDS_UNDER_TILES = """() => [...document.querySelectorAll(".fk-motion-stage svg")].flatMap((svg) => {
+  const box = (part) => part.getBoundingClientRect();
+  const tiles = [...svg.querySelectorAll("rect, circle")].map(box).filter((one) => one.width < 30);
+  const lies = (one, other) => Math.min(one.right, other.right) - Math.max(one.left, other.left) > 1
+    && Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top) > 3;
+  const words = [...svg.querySelectorAll("text")].filter((word) => tiles.some((tile) => lies(tile, box(word))));
+  return words.map((word) => word.textContent);
+})"""
 TOO_WIDE = "() => document.documentElement.scrollWidth > window.innerWidth"
 
 FRAMES = """() => [...document.querySelectorAll(".fk-frame")]

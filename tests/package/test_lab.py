@@ -3,6 +3,7 @@
 import graphlib
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -385,6 +386,32 @@ def test_on_a_phone_panels_stand_under_one_another_and_words_keep_their_size():
     assert figure.get_size_inches()[0] == fitting.PHONE and not wrong_words(figure)
     assert len({round(axes.get_position().x0, 1) for axes in figure.axes}) == 1
     assert all(text.get_fontsize() >= 8 for text in fitting._words(figure))
+
+
+def test_a_word_at_a_bars_end_is_not_moved_onto_the_bar():
+    figure, axes = figures.new(7.2, 2)
+    axes.barh(["a name as long as they are"] * 2, [20000, 65536])
+    word = axes.annotate("65,536 arrive", (65536, 0), (6, 0), textcoords="offset points", va="center")
+    assert fitting.narrow(figure) and not wrong_words(figure)
+    assert word.get_window_extent().x0 > max(bar.get_window_extent().x1 for bar in axes.patches)
+    figure.set_size_inches(7.2, 2)
+    fitting.finish(figure)
+    assert "50,000" in {text for text, _ in fitting.written(figure)}
+
+
+def test_on_a_phone_words_of_a_sketch_grow_into_what_is_free():
+    """A line over marks breaks upwards, a name keeps clear of the value in its row, and marks stay apart."""
+    figure, axes = figures.new(5.6, 3)
+    axes.axis("off")
+    axes.set(xlim=(0, 32), ylim=(-4, 2))
+    marks = axes.scatter(range(32), [0] * 32, s=80)
+    above = axes.text(0, 0.5, "thirty-two threads of one row, all of which add to one and the same address")
+    name, value = axes.text(0, -2, "warps that fit on a multiprocessor"), axes.text(32, -2, "48", ha="right")
+    assert fitting.narrow(figure) and not wrong_words(figure)
+    dots = axes.transData.transform((0, 0))[1] + math.sqrt(marks.get_sizes()[0]) / 2 * figure.dpi / 72
+    assert "\n" in above.get_text() and above.get_window_extent().y0 > dots
+    assert "\n" not in name.get_text() and name.get_window_extent().x1 < value.get_window_extent().x0
+    assert math.sqrt(marks.get_sizes()[0]) < 72 * fitting.PHONE / 32
 
 
 def test_a_figure_brings_its_drawing_for_phones_where_outputs_are_kept(monkeypatch):

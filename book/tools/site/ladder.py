@@ -47,8 +47,8 @@ def shares(record) -> str:
     return f"At {widths} columns, stationary sums reach {' and '.join(parts)} (the limit's time over the kernel's)."
 
 
-def picture(record, width: float) -> str:
-    """The ladder as SVG, so many inches wide."""
+def drawn(record, width: float):
+    """The ladder as a figure, so many inches wide."""
     from flashkat_lite.lab import figures
 
     at = results(record)
@@ -56,7 +56,7 @@ def picture(record, width: float) -> str:
     rungs = [(name, at[what]["ms"]) for what, name in NAMES.items()]
     first, last = (at[what]["ms"] / limit for what in ("backward_atomic", "backward_stationary"))
     title = f"The obvious kernel is {first:,.0f} times too slow, the last one {100 * (last - 1):.0f} %"
-    return figures.svg(figures.ladder(rungs, ("the limit", limit), title, record.source, width))
+    return figures.ladder(rungs, ("the limit", limit), title, record.source, width)
 
 
 def insert(text: str, block: str) -> str:
@@ -66,10 +66,12 @@ def insert(text: str, block: str) -> str:
 
 def outputs() -> dict[Path, str]:
     """What each generated file should hold."""
-    from flashkat_lite.lab import records
+    from flashkat_lite.lab import figures, records
 
     record = records.load("ladder")
-    files = {ROOT / "book" / "images" / f"{name}.svg": picture(record, width) for name, width in PICTURES.items()}
+    files = {
+        ROOT / "book" / "images" / f"{name}.svg": figures.svg(drawn(record, width)) for name, width in PICTURES.items()
+    }
     for path in (ROOT / "README.md", ROOT / "book" / "intro.md"):
         files[path] = insert(path.read_text(encoding="utf-8"), table(record))
     return files

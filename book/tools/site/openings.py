@@ -61,7 +61,8 @@ def _bars(
             continue
         hot = length == most and len(rows) > 1
         axes.barh(y, length - least, left=least, height=0.6, color=F.ORANGE if hot else F.BLUE)
-        axes.annotate(word, (length, y), (6, 0), textcoords="offset points", va="center_baseline")
+        start = max(length, limit[0]) if limit else length  # a word right of the limit's line, not on it
+        axes.annotate(word, (start, y), (6, 0), textcoords="offset points", va="center_baseline")
     if limit:
         axes.axvline(limit[0], color=F.GREEN, linewidth=2)
         axes.annotate(
@@ -164,16 +165,9 @@ def four_that_do_not_move():
     figure, axes = F.new(7.2, 2.9)
     axes.plot(x, target, "--", color=F.MUTED, linewidth=2)
     axes.plot(x, fit, color=F.ORANGE, linewidth=2.5)
-    axes.annotate(
-        "to be learned: 1/(1 + x²)", (-0.75, 0.64), (-8, 0), textcoords="offset points", ha="right", color=F.MUTED
-    )
-    axes.annotate(
-        f"learned in 2,000 steps; $b_1$ to $b_4$ are all {moved:g}",
-        (0.55, 0.85),
-        (8, 0),
-        textcoords="offset points",
-        color=F.ORANGE,
-    )
+    axes.text(-3, 1.42, f"learned in 2,000 steps; $b_1$ to $b_4$ are all {moved:g}", color=F.ORANGE, va="top")
+    axes.text(-3, 1.08, "dashed: the goal, 1/(1 + x²)", color=F.MUTED)
+    axes.set_ylim(top=1.45)
     axes.set(xlabel="x", ylabel="F(x)", title="The loss falls, and four of ten coefficients never move")
     return figure, (f"{moved:g}",)
 
@@ -366,7 +360,7 @@ def no_gradient_arrives():
 
     figure, axes = _empty(7.2, 2.2, "The output is right, and all before the kernel stays as it was drawn")
     axes.set(xlim=(0, 100), ylim=(0, 40))
-    for k, (name, learns) in enumerate((("linear", False), ("our kernel", False), ("linear", True), ("loss", True))):
+    for k, (name, learns) in enumerate((("linear", False), ("kernel", False), ("linear", True), ("loss", True))):
         colour = F.BLUE if learns else F.GRID
         axes.add_patch(
             F.plt.Rectangle(

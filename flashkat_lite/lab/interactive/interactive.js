@@ -47,9 +47,10 @@
 
   function lane(rung, fastest, ms, wide) {
     const share = Math.min(1, ms / rung.ms), way = RISE * fastest, each = rung.ms / TILES;
+    const phone = wide < 200; // tiles keep clear of the words
     const marks = BANDS.map(([name, y, height]) => [
       rectangle(1, y, wide - 2, height, paint("paper", "muted")),
-      write(8, y + 14, name, { size: 11, fill: "muted" }),
+      write(8, y + 14, phone ? name.replace(" memory", "") : name, { size: 11, fill: "muted" }),
     ]).flat();
     const level = { hbm: 190, shared: 77, registers: 37, cache: 132 };
     const between = (from, to, part) => from + (to - from) * Math.max(0, Math.min(1, part));
@@ -57,7 +58,7 @@
     for (let tile = 0; tile < TILES; tile++) {
       const age = ms - tile * each, stay = rung.kind === "atomic" ? each : staged ? 0.5 * way : 0.9 * way;
       if (age <= 0 || age >= 2 * way + stay) continue;
-      const x = wide - 30 - 22 * (tile % (wide < 200 ? 3 : 6));
+      const x = wide - 30 - 22 * (tile % (phone ? 2 : 6));
       if (age < way + stay) {
         let y = between(level.hbm, level.registers, age / way);
         if (staged && age < way) y = age < 0.5 * way ? between(level.hbm, level.shared, (3 * age) / way) : between(level.shared, level.registers, (4 * (age - 0.75 * way)) / way);
@@ -72,7 +73,7 @@
     }
     if (rung.kind === "atomic" && ms > way && share < 1) {
       const moving = 7 * (((ms - way) / fastest * 12) % 1);
-      const row = wide < 200 ? 11 : 22;
+      const row = phone ? 11 : 22;
       for (let i = 0; i < 3 * row; i++) {
         const x = wide - 14 - 7 * (i % row) + moving, y = 116 + 11 * Math.floor(i / row);
         marks.push(draw("circle", { cx: near(x), cy: near(y), r: 3, style: paint("orange") }));
@@ -161,7 +162,7 @@
         const speed = rung.bytes / rung.ms / 1e6, adds = rung.atomics / rung.bytes, x = across(adds || 1e-12);
         marks.push(draw("circle", { cx: near(x), cy: near(up(speed)), r: 6, style: paint(rung.kind === "atomic" ? "orange" : "blue") }));
         const atRight = x > 0.45 * width;
-        marks.push(write(x + (atRight ? -10 : 10), up(speed) + 19, `${rung.name}${rung.atomics ? "" : " (none)"}`, { anchor: atRight ? "end" : "start", weight: 600 }));
+        marks.push(write(x + (atRight ? -10 : 10), up(speed) + 19, `${rung.name}${rung.atomics || width < 500 ? "" : " (none)"}`, { anchor: atRight ? "end" : "start", weight: 600 }));
       }
       const adds = each / 2 ** tile, x = across(adds), y = up(allowed(adds));
       marks.push(draw("path", { d: `M${near(x)} ${near(y - 9)}l8 9l-8 9l-8 -9z`, style: paint("yellow", "ink", 1.2) }));
@@ -176,17 +177,23 @@
 
   // A rational function of ten numbers
 
+  // Four times the largest number that a coefficient starts from, as 1, 2 or 5 and zeros: a key then moves a small one little.
+  const reach = (given, i) => {
+    const most = 4 * Math.max(0.01, ...given.presets.map((one) => Math.abs(one.table[i]))), ten = 10 ** Math.floor(Math.log10(most));
+    return ten * [1, 2, 5, 10].find((times) => times * ten >= most);
+  };
+
   const rational = (given) => ({
     controls: [
       { name: "start", label: "Start from", options: given.presets.map((one) => one.name), value: 0,
-        sets: (value) => Object.fromEntries(given.presets[value].table.map((number, i) => [given.names[i], 100 * number])) },
+        sets: (value) => Object.fromEntries(given.presets[value].table.map((number, i) => [given.names[i], number])) },
       ...given.names.map((name, i) => ({
-        name, label: name, min: -300, max: 300, step: 5, value: 100 * given.presets[0].table[i],
-        say: (value) => (value / 100).toFixed(3),
+        name, label: name, min: -reach(given, i), max: reach(given, i), step: reach(given, i) / 100, value: given.presets[0].table[i],
+        say: (value) => `${+value.toPrecision(3)}`,
       })),
     ],
     draw(state, width) {
-      const numbers = given.names.map((name) => state[name] / 100), split = given.names.findIndex((name) => name.startsWith("b"));
+      const numbers = given.names.map((name) => state[name]), split = given.names.findIndex((name) => name.startsWith("b"));
       const a = numbers.slice(0, split), b = numbers.slice(split).map(Math.abs);
       const P = (x) => a.reduceRight((sum, c) => sum * x + c, 0);
       const Q = (x) => 1 + Math.abs(x) * b.reduceRight((sum, c) => sum * Math.abs(x) + c, 0);
