@@ -24,6 +24,7 @@ def kept(root):
 
 
 def test_every_chapter_fits_its_memory_and_a_t4s_five_minutes(kept):
+    assert kept.keys() == {path.stem for path in notebooks.chapters()}
     for stem, chapter in kept.items():
         for run, found in chapter["runs"].items():
             assert "error" not in found, f"{stem}, {run}: {found.get('error')}"
