@@ -236,6 +236,14 @@ def moodle(data, id, grade):
     return {line[id]: float(line[grade]) for line in lines}
 
 
+def worksheet(data):
+    """What Moodle's importer of a grading worksheet takes from it, by its three columns: {participant: grade}."""
+    lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
+    id, grade, modified = (lines[0].index(name) for name in ("Identifier", "Grade", "Last modified (grade)"))
+    assert all(line[modified] == "-" for line in lines[1:])
+    return {int(line[id].removeprefix("Participant ")): float(line[grade]) for line in lines[1:]}
+
+
 def test_the_tables_are_what_canvas_moodle_and_gradescope_import(executed, chapter, tmp_path):  # noqa: F811
     for name in ("leebob_4711_90210_01.ipynb", "ann@x.edu/01.ipynb", "s042/01.ipynb", "=1+1/01.ipynb"):
         notebooks.write(solved(chapter, ["01-1"]), tmp_path / "in" / name)
@@ -248,6 +256,11 @@ def test_the_tables_are_what_canvas_moodle_and_gradescope_import(executed, chapt
     data = (tmp_path / "out" / "totals.csv").read_bytes()
     assert data.startswith(b"\xef\xbb\xbf")
     assert moodle(data, "id", "points") == dict.fromkeys(("4711", "ann@x.edu", "s042", "'=1+1"), 2)
+    assert not (tmp_path / "out" / "moodle.csv").exists()
+    named_by_moodle = tmp_path / "class" / "Ann Lee_1234567_assignsubmission_file_" / "01.ipynb"
+    notebooks.write(solved(chapter, ["01-1"]), named_by_moodle)
+    grade.main([str(tmp_path / "class")])
+    assert worksheet((tmp_path / "class" / "moodle.csv").read_bytes()) == {1234567: 2}
     with pytest.raises(SystemExit, match="files of one student, and there are 4"):
         grade.main(
             [str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--gradescope", str(tmp_path / "results.json")]

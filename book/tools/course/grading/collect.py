@@ -101,7 +101,7 @@ class Collection:
         """What an earlier run wrote."""
         if path.parent == self.out:
             name = path.name.removeprefix(".").removesuffix(".partial")
-            ours = ("overrides.csv", guesses.FILE, *totals.FILES)
+            ours = ("overrides.csv", guesses.FILE, *totals.FILES, totals.WORKSHEET)
             if name in ours or (name.startswith("grades.") and name.endswith(".csv")):
                 return True
         feedback = self.out / "feedback"

@@ -1,5 +1,9 @@
 """One row a student: totals.csv for any gradebook, canvas.csv for Canvas, results.json for Gradescope's autograder.
 
+Files that Moodle named also give moodle.csv, the grading worksheet of an assignment: its importer finds a student by
+the participant's number, which no other of Moodle's imports takes, and asks for the three columns in English
+(mod/assign/feedback/offline/importgradeslib.php).
+
 Who handed a file in is read from its name: as STUDENT says, as Moodle and Canvas name what they hand out, or else by
 the first folder.
 """
@@ -13,6 +17,8 @@ import re
 from . import table
 
 FILES = ("totals.csv", "canvas.csv")
+WORKSHEET = "moodle.csv"
+MOODLE = ("Identifier", "Full name", "Grade", "Maximum Grade", "Last modified (grade)")
 HEADER = ("id", "name", "points", "out of", "percent", "late", "problems")
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 NAMED = (
@@ -141,8 +147,8 @@ class Total:
 
 
 def write(folder, totals, assignment):
-    """Writes totals.csv and canvas.csv: UTF-8 with a mark in front, so that spreadsheets read it as such."""
-    everyone, canvas = [HEADER], [(*CANVAS, assignment)]
+    """Writes the tables: UTF-8 with a mark in front, so that spreadsheets read it as such."""
+    everyone, canvas, moodle = [HEADER], [(*CANVAS, assignment)], [MOODLE]
     worth = max((total.worth for total in totals.values()), default=0)
     canvas.append(("    Points Possible", "", "", "", "", f"{worth:g}"))
     for total in totals.values():
@@ -155,7 +161,13 @@ def write(folder, totals, assignment):
         ids = {"canvas": (who.id, "", "")}.get(who.system, ("", words[0], ""))  # only Canvas's own numbers are its IDs
         ids = ("", "", words[0]) if "@" in who.id else ids
         canvas.append((words[1] or words[0], *ids, "", points))
-    for name, lines in zip(FILES, (everyone, canvas), strict=True):
+        if who.system == "moodle":  # "-": never graded before, so nothing newer is kept in its place
+            moodle.append((f"Participant {who.id}", words[1], points, f"{total.worth:g}", "-"))
+    tables = {**dict(zip(FILES, (everyone, canvas), strict=True)), WORKSHEET: moodle}
+    for name, lines in tables.items():
+        if name == WORKSHEET and len(moodle) == 1:
+            (folder / name).unlink(missing_ok=True)  # of a run before
+            continue
         text = io.StringIO(newline="")
         csv.writer(text).writerows(lines)
         table.replace(folder / name, "\ufeff" + text.getvalue())
