@@ -15,6 +15,8 @@ from tools.site import sizes_page
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler is on Linux only")
 MINUTES = 5
+# By a listing, and by training; small on the GPU, as the capped runs show.
+UNCOUNTED = {"05": {"bytes_in_flight"}, "12": {"twice"}, "13": {"digits_training", "kat_atomic", "step_by_kernel"}}
 PYTHON = 90  # seconds of a chapter that are not the GPU's: imports, compilation, figures
 
 
@@ -33,11 +35,11 @@ def test_every_chapter_fits_its_memory_and_a_t4s_five_minutes(kept):
             assert found["t4_seconds"] + PYTHON < 60 * MINUTES or run == "paper", f"{stem}, {run}"
 
 
-def test_what_measures_was_counted(kept):
+def test_what_measures_was_counted_but_for_what_the_page_names(kept, root):
+    page = sizes_page.write_sizes_page(root).read_text(encoding="utf-8")
     for path in notebooks.chapters():
-        for found in kept.get(path.stem, {"runs": {}})["runs"].values():
-            missed = {cell.id for cell in notebooks.code_cells(notebooks.read(path)) if "lab.measure(" in cell.source}
-            assert not missed & found["failed"].keys(), path.stem
+        missed = sizes_page.uncounted(notebooks.read(path), kept[path.stem]["runs"])
+        assert {*missed} <= UNCOUNTED.get(path.stem[:2], set()) and all(name in page for name in missed), path.stem
 
 
 def test_every_launch_compiles_for_every_target_or_is_said_not_to(kept, root):

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 
 from .. import notebooks
 from ..notebooks import stamp
@@ -9,6 +10,7 @@ from ..paths import ROOT
 from . import records_page
 
 REHEARSAL = "book/rehearsal.json"
+MEASURED = re.compile(r'lab\.measure\(\s*"(\w+)"')
 PAGE = """# On a smaller GPU
 
 A chapter measures at the paper's sizes where the GPU has room for them. Where it has not, or its memory gives less than
@@ -25,7 +27,7 @@ Counted by running the cells with tensors that have shapes and no values (`pytho
 measured. GPU memory is the most that tensors take at once. Bytes, atomic additions and seconds are those of a Tesla T4
 with 14.5 GB free, at its 320 GB/s and 2.2 ns for each addition, as if none went beside another: an H200 takes 1.76 ns
 on one address, at a clock 1.25 times a T4's. Compilation and Python come on top, half a minute to a minute. *Kernels*
-are compiled for compute capability 7.5, 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0. {exceptions}
+are compiled for compute capability 7.5, 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0. {exceptions}{uncounted}
 
 {taken}
 
@@ -56,6 +58,7 @@ def write_sizes_page(root=ROOT):
         else "Nothing.",
         taken=records_page.table("Counted for each chapter", HEADER, rows) if rows else "Nothing is counted yet.",
         measured=_measured(root),
+        uncounted=_said_uncounted(root, kept),
         exceptions=f"These do not compile everywhere: {'; '.join(dict.fromkeys(wrong))}." if wrong else "",
     )
     page = root / "book" / "sizes.md"
@@ -92,3 +95,20 @@ def _measured(root):
         said = f"{record['title']}: {record['device']['name']}, {record['date']}"
         found.append(records_page.table(said, ["Chapter", "GB at most"], rows))
     return "\n\n".join(found) or "No run with less memory is recorded yet."
+
+
+def uncounted(notebook, runs):
+    """The experiments that a count could not run: they need values, a listing, or a GPU's own random numbers."""
+    failed = {id for found in runs.values() for id in found.get("failed", ())}
+    cells = [cell for cell in notebooks.code_cells(notebook) if cell.id in failed]
+    return sorted({name for cell in cells for name in MEASURED.findall(cell.source)})
+
+
+def _said_uncounted(root, kept):
+    found = {
+        path.stem: uncounted(notebooks.read(path), kept[path.stem]["runs"])
+        for path in notebooks.chapters(root)
+        if path.stem in kept
+    }
+    said = [f"{{doc}}`/chapters/{stem}`: {', '.join(names)}" for stem, names in found.items() if names]
+    return f"Not counted, since they need values or train a model: {'; '.join(said)}." if said else ""
