@@ -157,12 +157,12 @@ def collect(family: str, gpu: str) -> dict[str, tuple[float, list]]:
     """Return {case: (ms recorded, launches)} of a family. LookupError: the chapter has no such function, or no case."""
     import torch
 
-    from flashkat_lite import lab, records
+    from flashkat_lite import lab
     from flashkat_lite.xray.prices import load
     from flashkat_lite.xray.stage import pretending
 
     chapter, name, calls, recorded = FAMILIES[family]
-    data = records.read(KEPT / gpu / f"{family}.json").data
+    data = records_of(family, gpu)
     cases: dict[str, tuple[float, list]] = {}
     with pretending(load(gpu), seconds=2.0) as launches:
         space = execute(chapter)
@@ -200,6 +200,18 @@ def _keys(family: str, case: str, data: Any, turn: int) -> list[str]:
         row = data[turn]
         return [f"{case} {row.get('distinct', row.get('exponent'))}"]
     return [case]
+
+
+def recorded_now(family: str, gpu: str) -> dict[str, float]:
+    """Return {case: ms} of a family's record."""
+    data, (_, _, calls, recorded) = records_of(family, gpu), FAMILIES[family]
+    return {" ".join([case, *map(str, call)]): ms for call in calls for case, ms in recorded(data, *call).items()}
+
+
+def records_of(family: str, gpu: str) -> Any:
+    from flashkat_lite import records
+
+    return records.read(KEPT / gpu / f"{family}.json").data
 
 
 def rows_of(cases: dict[str, tuple[float, list]], family: str, gpu: str) -> list[dict[str, Any]]:
@@ -250,6 +262,8 @@ def main() -> None:
             if kept and not kept.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 kept.write_bytes(pickle.dumps(cases))
+            ms = recorded_now(family, gpu)  # what was kept may be older than the record
+            cases = {case: (ms[case], made) for case, (_, made) in cases.items() if case in ms}
             rows += rows_of(cases, family, gpu)
             print(f"{gpu} {family}: {len(cases)} cases", flush=True)
         if rows:
