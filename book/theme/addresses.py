@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
@@ -182,12 +183,16 @@ TERM = re.compile(r'<a class="reference internal" href="(?P<to>[^"]*glossary\.ht
 
 
 def definitions(env) -> dict[str, str]:
-    """What each term of the glossary means, in its first sentences, by its id."""
+    """What each term of the glossary means, in its first sentences and without citations, by its id."""
     if not hasattr(env, "fk_definitions"):
         found = {}
         for item in env.get_doctree("book/glossary").findall(nodes.definition_list_item):
-            meaning = " ".join(next(iter(item.findall(nodes.definition))).astext().split())
-            meaning = re.sub(r"\s+([.,;])", r"\1", meaning)
+            definition = next(iter(item.findall(nodes.definition)))
+            for reference in list(definition.findall(pending_xref)):
+                if reference["refdomain"] == "cite":  # not resolved yet: its text is the bare key
+                    reference.parent.remove(reference)
+            meaning = " ".join(definition.astext().split())
+            meaning = re.sub(r"\s+([.,;:)])", r"\1", meaning)
             for term in item.findall(nodes.term):
                 found |= dict.fromkeys(term["ids"], meaning)
         env.fk_definitions = found

@@ -155,7 +155,11 @@ def test_chapters_are_linked_in_words_that_read_within_a_sentence(pages):
 def test_a_term_has_its_meaning_where_it_is_used(pages):
     links = [link for page in pages.values() for link in re.findall(r"<a [^>]*glossary\.html#term-[^>]*>", page)]
     assert len(links) > 50
-    assert all(len(unescape(re.search(r'data-means="([^"]*)"', link)[1])) > 8 for link in links)
+    meanings = [unescape(re.search(r'data-means="([^"]*)"', link)[1]) for link in links]
+    assert all(len(meaning) > 8 for meaning in meanings)
+    cited = re.findall(r"(\S+) \{cite\}`([^`]+)`", (ROOT / "book" / "glossary.md").read_text(encoding="utf-8"))
+    assert ("H200", "cuda") in cited
+    assert not [meaning for meaning in meanings for word, key in cited if f"{word} {key}" in meaning]
 
 
 def test_a_shared_link_has_a_description_and_the_page_says_how_to_cite_the_book(pages):
