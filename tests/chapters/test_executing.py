@@ -106,8 +106,9 @@ def test_a_chapters_claims_and_its_most_memory_are_kept_with_it(house, notebook,
     monkeypatch.setenv("FLASHKAT_GPU_MEMORY", "7.5")
     execute.main(["01"])
     assert path.read_bytes() == before and not record.exists(), "sizes that are nobody's own change nothing"
-    capped = json.loads(record.with_name("within_7_5_gb.json").read_text(encoding="utf-8"))
-    assert capped["data"] == {"01_first": 3.25} and records.problems(capped, record) == []
+    within = record.with_name("within_7_5_gb.json")
+    capped = json.loads(within.read_text(encoding="utf-8"))
+    assert capped["data"] == {"01_first": 3.25} and records.problems(capped, within) == []
 
 
 def widget_ids(made):

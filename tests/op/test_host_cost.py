@@ -31,12 +31,15 @@ def test_eager_code_on_plain_tensors_does_not_go_through_the_registered_op(devic
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the launches count, too")
 def test_without_launches_it_costs_the_host_no_more_than_a_function_that_does_nothing(monkeypatch, one_thread):
-    """An autograd.Function of three inputs, as PyTorch's users write it, 1.15 times; before it had 1.3."""
+    """An autograd.Function of three inputs, as PyTorch's users write it, 1.2 times; before it had 1.3.
+
+    A part of that is to find that no plain launches fit here.
+    """
     monkeypatch.setattr(_torch, "_forward", lambda x, a, b, *strings: torch.empty_like(x))
     monkeypatch.setattr(_torch, "_backward", lambda dy, *tensors: tuple(torch.empty_like(t) for t in tensors[:3]))
     cost = host_cost(shape=(8, 12), groups=4, rounds=40, calls=5)
     low = {name: timing["low"] for name, timing in cost["microseconds"].items()}
-    assert 1 < low["rational"] < 1.15 * low["empty"], cost
+    assert 1 < low["rational"] < 1.2 * low["empty"], cost
     assert low["rational"] < low["rational_op"], cost
 
 
