@@ -98,7 +98,7 @@ def _measured(root):
 
 
 def uncounted(notebook, runs):
-    """The experiments that a count could not run: they need values, a listing, or a GPU's own random numbers."""
+    """The experiments that a count could not run: they needed values, a listing, or a record that there was not yet."""
     failed = {id for found in runs.values() for id in found.get("failed", ())}
     cells = [cell for cell in notebooks.code_cells(notebook) if cell.id in failed]
     return sorted({name for cell in cells for name in MEASURED.findall(cell.source)})
@@ -111,4 +111,4 @@ def _said_uncounted(root, kept):
         if path.stem in kept
     }
     said = [f"{{doc}}`/chapters/{stem}`: {', '.join(names)}" for stem, names in found.items() if names]
-    return f"Not counted, since they need values or train a model: {'; '.join(said)}." if said else ""
+    return f"Not counted, and in the capped runs below alone: {'; '.join(said)}." if said else ""
