@@ -357,6 +357,30 @@ def test_amds_mi300_compiles():
         assert "v_rcp_f32" in report.sass and report.count("global_atomic") == 0
 
 
+def test_a_cubin_is_disassembled_once_for_all_processes_and_each_time_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return SimpleNamespace(stdout="REG:8 STACK:16 LOCAL:4" if "-res-usage" in command else "an instruction")
+
+    def disassembled(cubin=b"one", lines=False):
+        before = len(commands)
+        assert inspection._disassemble(cubin, lines) == (8, 20, "an instruction")
+        return len(commands) > before
+
+    monkeypatch.setattr(inspection, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "kept"))
+    assert disassembled() and not disassembled()
+    assert disassembled(b"two") and disassembled(lines=True) and not disassembled()
+    for file in tmp_path.glob("kept/*/*.json"):
+        file.write_text("[8, ", encoding="utf-8")
+    assert disassembled() and not disassembled(), "what cannot be read is made anew"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file"))
+    assert disassembled() and disassembled()
+
+
 def script(tmp_path, text, **environment):
     """What a file prints when it runs as __main__, as a notebook's cells do."""
     path = tmp_path / "cell.py"
