@@ -12,6 +12,7 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from typeset import in_letters
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = re.compile(r"chapters/(\d\d)_\w+$")
@@ -191,6 +192,8 @@ def definitions(env) -> dict[str, str]:
             for reference in list(definition.findall(pending_xref)):
                 if reference["refdomain"] == "cite":  # not resolved yet: its text is the bare key
                     reference.parent.remove(reference)
+            for formula in list(definition.findall(nodes.math)):
+                formula.replace_self(nodes.Text(in_letters(formula.astext())))
             meaning = " ".join(definition.astext().split())
             meaning = re.sub(r"\s+([.,;:)])", r"\1", meaning)
             for term in item.findall(nodes.term):
@@ -199,9 +202,18 @@ def definitions(env) -> dict[str, str]:
     return env.fk_definitions
 
 
+# A citation's link shows the reference's title as its author wrote it, for LaTeX.
+TITLE = re.compile(r'(?<= title=")[^"$]*\$[^"]*(?=")')
+
+
 def explain_terms(app, pagename, templatename, context, doctree) -> None:
     """Give each link to the glossary the definition, which opens on hover and focus."""
-    if "body" not in context or pagename == "book/glossary":
+    if "body" not in context:
+        return
+    context["body"] = TITLE.sub(
+        lambda title: re.sub(r"\$([^$]+)\$", lambda found: in_letters(found[1]), title[0]), context["body"]
+    )
+    if pagename == "book/glossary":
         return
 
     def explained(found: re.Match) -> str:

@@ -1,11 +1,15 @@
-"""Cells of a table that fit: a date or a number in one line, names of tests in a fold."""
+"""Cells of a table that fit and read: a date or a number in one line, 2e-07 as 2 × 10⁻⁷, names of tests in a fold."""
 
 import re
 
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from typeset import RAISED
 
-WHOLE = re.compile(r"\d{4}-\d\d-\d\d|\d[\d.,]*e[-+]?\d+")
+FLOAT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]\d+)\b")
+SHOWN = re.compile(r'<table class="fk-table".*?</table>|<p class="fk-claim.*?</p>', re.DOTALL)  # by flashkat_lite.lab
+LONG = re.compile(r"(?:[A-Z]\w*\.){3,}\w+")
+WHOLE = re.compile(rf"\d{{4}}-\d\d-\d\d|\d[\d.,]*e[-+]?\d+|{LONG.pattern}")
 TEST = re.compile(r"tests/\S+\.py::\w+")
 
 
@@ -24,12 +28,33 @@ class Cells(SphinxPostTransform):
 
 
 def whole(text: str) -> list[nodes.Node]:
-    """The text with dates and numbers that no line breaks."""
+    """The text with dates and numbers that no line breaks, and names of instructions that one may."""
     made, end = [], 0
     for found in WHOLE.finditer(text):
-        made += [nodes.Text(text[end : found.start()]), nodes.inline("", found[0], classes=["fk-whole"])]
+        made.append(nodes.Text(text[end : found.start()]))
+        if LONG.fullmatch(found[0]):
+            for part in re.findall(r"[^.]*\.|[^.]+$", found[0]):
+                made += [nodes.Text(part), nodes.raw("", "<wbr>", format="html")]
+        else:
+            made.append(nodes.inline("", in_print(found[0]), classes=["fk-whole"]))
         end = found.end()
     return [*made, nodes.Text(text[end:])]
+
+
+def in_print(text: str) -> str:
+    """The text with a computer's 2e-07 as people write it."""
+
+    def printed(found: re.Match) -> str:
+        number, power = found[1], int(found[2])
+        ten = f"10{str(power).translate(RAISED)}"
+        return number if power == 0 else ten if float(number) == 1 else f"{number} × {ten}"
+
+    return FLOAT.sub(printed, text)
+
+
+def print_numbers(app, pagename, templatename, context, doctree) -> None:
+    if "body" in context:
+        context["body"] = SHOWN.sub(lambda found: in_print(found[0]), context["body"])
 
 
 def fold(entry: nodes.entry, count: int) -> None:
@@ -39,4 +64,5 @@ def fold(entry: nodes.entry, count: int) -> None:
 
 
 def setup(app) -> None:
+    app.connect("html-page-context", print_numbers)
     app.add_post_transform(Cells)

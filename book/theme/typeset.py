@@ -48,6 +48,28 @@ def typeset(formula: str, display: bool = False) -> str:
     return made
 
 
+RAISED = str.maketrans("0123456789+-nij", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱʲ")
+LOWERED = str.maketrans("0123456789+-nijkx", "₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢⱼₖₓ")
+SIGNS = {"lambda": "λ", "partial": "∂", "sum": "Σ", "cdot": "·", "times": "×", "le": "≤", "ge": "≥", "infty": "∞"}
+
+
+def in_letters(formula: str) -> str:
+    """A short formula in plain letters, for where no markup can be: what opens on hover, a citation's title."""
+    said = re.sub(r"\\(?:text|mathrm|operatorname)\{([^{}]*)\}", r"\1", formula)
+    said = re.sub(r"\\(?:left|right)\b|\\[,;!]", "", said)
+    said = re.sub(r"\^(?:\{([^{}]*)\}|(\w))", lambda found: _moved(found, RAISED, "^"), said)
+    said = re.sub(r"_(?:\{([^{}]*)\}|(\w))", lambda found: _moved(found, LOWERED, "_"), said)
+    said = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2)", said)
+    said = re.sub(r"\\sqrt\{([^{}]*)\}", r"√(\1)", said)
+    said = re.sub(r"\\([A-Za-z]+)", lambda found: SIGNS.get(found[1], found[1]), said)
+    return re.sub(r"[{}\\]", "", said).strip()
+
+
+def _moved(found: re.Match, letters: dict[int, int], sign: str) -> str:
+    text = found[1] or found[2]
+    return text.translate(letters) if all(ord(one) in letters for one in text) else f"{sign}({text})"
+
+
 def in_text(text: str) -> str:
     """HTML whose formulas, between dollar signs, are typeset; left to MathJax where KaTeX was not fetched."""
 

@@ -6,11 +6,13 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatter, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation, blended_transform_factory
@@ -34,6 +36,7 @@ def finish(figure: Figure) -> None:
     for axes in figure.axes:
         _thin_out(axes)
     settle(figure)
+    _clear(figure)
     _darken(figure)
 
 
@@ -107,6 +110,7 @@ def narrow(figure: Figure) -> bool:
     for axes in figure.axes:
         _thin_out(axes)
     settle(figure)
+    _clear(figure)
     if any(axes.axison for axes in figure.axes):
         return True
     boxes = [box for _, box in written(figure)]
@@ -163,11 +167,13 @@ def titles(figure: Figure) -> list[Text]:
 
 
 def _make_room(figure: Figure) -> None:
-    """Longer axes where a word at a bar's end would leave the sheet: else it would be moved onto the bar."""
+    """Longer axes where a word at the end of a bar or a curve would leave the sheet: else it would be moved onto it."""
     sheet = figure.bbox.x1 - EDGE
     for axes in figure.axes:
+        free = axes.axison and not axes.images and len(axes.get_shared_x_axes().get_siblings(axes)) == 1
         bars = any(getattr(bars, "orientation", None) == "horizontal" for bars in axes.containers)
-        for _ in range(3 if bars and axes.axison else 0):  # another number on the axis may narrow it
+        most = math.inf if bars else 1.7  # curves that were squeezed more would tell less than a label off its place
+        for _ in range(3 if free else 0):  # another number on the axis may narrow it
             longer = 1.0
             for text in filter(_seen, axes.texts):
                 box = text.get_window_extent()
@@ -175,7 +181,8 @@ def _make_room(figure: Figure) -> None:
                 room = place - (box.x1 - sheet) / axes.bbox.width
                 if text.get_ha() == "left" and place > room > 0.25:
                     longer = max(longer, place / room)
-            if longer == 1:
+            most /= longer
+            if longer == 1 or most < 1:
                 break
             to = axes.transScale
             (low, _), (high, _) = to.transform([(end, 0.5) for end in axes.get_xlim()])
@@ -232,6 +239,74 @@ def settle(figure: Figure) -> None:
                 moved = True
         if not moved:
             return
+
+
+def _clear(figure: Figure) -> None:
+    """Move labels that lie on curves, marks or an axis off them, if there is room near by; words stay apart."""
+    sheet = Bbox(figure.bbox.get_points() + [[EDGE, EDGE], [-EDGE, -EDGE]])
+    for axes in figure.axes:
+        free = [text for text in axes.texts if _seen(text) and not text.get_rotation()]
+        free = [text for text in free if getattr(text, "arrow_patch", None) is None]
+        if not free or not axes.axison or axes.images:
+            continue
+        drawn = _drawn(axes)
+        others = [text.get_window_extent() for text in _words(figure) if text not in axes.texts]
+        others += [legend.get_window_extent() for one in figure.axes if (legend := one.get_legend())]
+        for text in free:
+            box = text.get_window_extent()
+            words = others + [one.get_window_extent() for one in axes.texts if one is not text and _seen(one)]
+
+            def cost(step: tuple[float, float], box=box, words=words, drawn=drawn) -> float:
+                at = box.translated(*step)
+                out = not (sheet.x0 <= at.x0 and at.x1 <= sheet.x1 and sheet.y0 <= at.y0 and at.y1 <= sheet.y1)
+                if step != (0, 0) and (out or any(overlap(at, word) for word in words)):
+                    return math.inf
+                return 4 * _hits(at, drawn) + math.hypot(*step)
+
+            if _hits(box, drawn) < 4:
+                continue
+            high = box.height
+            steps = [(x * high, y * high / 2) for y in range(-6, 7) for x in (0, -1, 1, -2, 2, -3, 3)]
+            best = min([(0, 0), *steps], key=cost)
+            if cost(best) < cost((0, 0)) - high:
+                shift(text, *best)
+
+
+def _drawn(axes: Axes) -> np.ndarray:
+    """Points [n, 2] in pixels along what is drawn in the axes: curves, the rims of marks, the two axes."""
+    inside, made = axes.bbox, [np.empty((0, 2))]
+    low, right, top = (inside.x0, inside.y0), (inside.x1, inside.y0), (inside.x0, inside.y1)
+    made += [_along(np.array([low, end])) for end in (right, top)]
+    rim = np.array([(math.cos(turn), math.sin(turn)) for turn in np.linspace(0, 2 * math.pi, 8, endpoint=False)])
+    for line in filter(Line2D.get_visible, axes.lines):
+        points = line.get_transform().transform(np.column_stack(line.get_data(orig=False)).astype(float))
+        if line.get_linestyle() != "None":
+            made.append(_along(points))
+        if line.get_marker() not in ("None", None, "", " "):
+            radius = line.get_markersize() / 2 * axes.figure.dpi / 72
+            made.append((points[:, None] + radius * rim).reshape(-1, 2))
+    for marks in axes.collections:
+        if isinstance(marks, PathCollection) and marks.get_visible():
+            points = marks.get_offset_transform().transform(np.ma.filled(marks.get_offsets(), np.nan))
+            radius = math.sqrt(max(marks.get_sizes(), default=0)) / 2 * axes.figure.dpi / 72
+            made.append((points[:, None] + radius * rim).reshape(-1, 2))
+    points = np.concatenate(made)
+    points = points[np.isfinite(points).all(1)]
+    return points[(points >= inside.min - 2).all(1) & (points <= inside.max + 2).all(1)]
+
+
+def _along(points: np.ndarray) -> np.ndarray:
+    """Points every two pixels along the line through these."""
+    pieces = [np.empty((0, 2))]
+    for one, other in itertools.pairwise(points[np.isfinite(points).all(1)]):
+        many = min(2000, 1 + int(np.hypot(*(other - one)) / 2))
+        pieces.append(one + (other - one) * np.linspace(0, 1, many + 1)[:, None])
+    return np.concatenate(pieces)
+
+
+def _hits(box: Bbox, points: np.ndarray) -> int:
+    """How many of the points lie within the box, less a rim."""
+    return int(((points > box.min + 1.5) & (points < box.max - 1.5)).all(1).sum())
 
 
 def overlap(one: Bbox, other: Bbox, within: float = 1.5) -> bool:

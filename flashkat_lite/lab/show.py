@@ -1,6 +1,7 @@
 """What a cell shows beside its figures: claims of the prose, checked, and tables with their provenance."""
 
 import numbers
+import re
 from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
@@ -85,9 +86,12 @@ def table(
         for row in rows(record.data) if callable(rows) else rows:
             body.append(({"gpu": record.gpu} if len(records) > 1 else {}) | row)
     columns = ({"gpu": "GPU"} if len(records) > 1 else {}) | headers
-    head = "".join(f'<th scope="col">{escape(h.split("|")[0])}</th>' for h in columns.values())
+    kinds = [_kind([row.get(k) for row in body]) for k in columns]
+    head = "".join(f'<th scope="col"{a}>{escape(h.split("|")[0])}</th>' for h, a in zip(columns.values(), kinds))
     lines = "".join(
-        "<tr>" + "".join(_cell(row.get(k), h, first=i == 0) for i, (k, h) in enumerate(columns.items())) + "</tr>"
+        "<tr>"
+        + "".join(_cell(row.get(k), h, a, i == 0) for i, ((k, h), a) in enumerate(zip(columns.items(), kinds)))
+        + "</tr>"
         for row in body
     )
     under = "".join(f'<p class="fk-source">{escape(r.source[0].upper() + r.source[1:])}.</p>' for r in records)
@@ -95,7 +99,15 @@ def table(
     display(HTML(f'<table class="fk-table">{named}<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{under}'))
 
 
-def _cell(value: Any, header: str, first: bool) -> str:
+def _kind(values: list[Any]) -> str:
+    """An attribute for a column's cells: words stand on the left, as numbers do on the right."""
+    told = [value for value in values if value not in (None, "", "–", "-")]
+    words = all(isinstance(one, str) and re.search(r"[^\W\d_]{2}", re.sub("nan|inf", "", one)) for one in told)
+    begin = sum(one[0].isalpha() for one in told) if words else 0
+    return ' class="fk-words" style="text-align: left"' if begin and 2 * begin >= len(told) else ""
+
+
+def _cell(value: Any, header: str, kind: str, first: bool) -> str:
     form = header.partition("|")[2]
     text = "–" if value is None else format(value, form) if form and not isinstance(value, str) else str(value)
-    return f'<th scope="row">{escape(text)}</th>' if first else f"<td>{escape(text)}</td>"
+    return f'<th scope="row"{kind}>{escape(text)}</th>' if first else f"<td{kind}>{escape(text)}</td>"

@@ -14,8 +14,8 @@ from chapter_pages import _gather_claims, claims_of, name_fold
 from code_lines import in_lines as in_lines_of_code
 from docutils import nodes
 from PIL import Image
-from tables import whole
-from typeset import in_lines
+from tables import in_print, whole
+from typeset import in_letters, in_lines
 
 from tools.site import machine, openings
 
@@ -249,8 +249,25 @@ def test_code_goes_on_below_itself_further_in_and_its_text_stays():
 
 def test_dates_numbers_and_tests_fit_the_columns_of_a_table():
     date, plain = whole("on 2026-11-28, at most 2.384e-07")[1::2], whole("a b")
-    assert [one.astext() for one in date] == ["2026-11-28", "2.384e-07"] and len(plain) == 1
+    assert [one.astext() for one in date] == ["2026-11-28", "2.384 × 10⁻⁷"] and len(plain) == 1
     assert all("fk-whole" in one["classes"] for one in date)
+    parts = whole("the REDG.E.ADD.F32 in it")
+    assert "".join(one.astext() for one in parts).replace("<wbr>", "") == "the REDG.E.ADD.F32 in it"
+    assert in_print("1e-05, ±1e-6, 1.85e+07, 3e+00, a1e-5, 2e8") == "10⁻⁵, ±10⁻⁶, 1.85 × 10⁷, 3, a1e-5, 2e8"
+
+
+@pytest.mark.parametrize(
+    "formula, said",
+    [
+        (r"L = \lambda W", "L = λ W"),
+        (r"2^{-24}\sqrt{\sum \text{term}^2}", "2⁻²⁴√(Σ term²)"),
+        (r"1 + |\sum b_j x^j|", "1 + |Σ bⱼ xʲ|"),
+        (r"\frac{P}{Q} \le x^{a}", "(P)/(Q) ≤ x^(a)"),
+        (r"6 \cdot 10^{-8}", "6 · 10⁻⁸"),
+    ],
+)
+def test_a_formula_can_be_said_in_letters(formula, said):
+    assert in_letters(formula) == said
 
 
 @pytest.mark.parametrize(

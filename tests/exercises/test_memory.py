@@ -181,6 +181,8 @@ def test_the_picture_counts_sectors_and_additions_and_shows_which_program_touche
         "<code>x_ptr</code>: 256 elements loaded in 128 sectors of 32 bytes, 75% of these unused",
         "<code>y_ptr</code>: 256 elements stored in 32 sectors of 32 bytes, 0% of these unused",
         "<code>total_ptr</code>: 256 additions to 2 addresses, 128 at most to one",
+        'aria-label="x_ptr, by program and address: loaded by 4 programs, each in sectors of its own"',
+        "<code>total_ptr</code>: added to by 4 programs, 4 of them at most in one sector</figcaption>",
     ):
         assert words in shown[0], words
     stored = [float(x) for x in re.findall(r'<rect x="([\d.]+)"[^/]*fill: var\(--fk-green', shown[0])]

@@ -311,12 +311,19 @@ def test_a_table_shows_every_gpu_that_has_a_record(library, shown):
         record(name, slug, data=[{"what": "copy", "ms": 1.25}]).save(folder / "book" / "data" / slug / "e.json")
     show.table({"what": "what", "ms": "time (ms)|.2f"}, lambda data: data, records.load("e"))
     assert "NVIDIA L4" in shown[0] and "NVIDIA H200" in shown[0] and shown[0].count("1.25") == 2
-    assert shown[0].count('<th scope="col">') == 3
+    assert shown[0].count('<th scope="col"') == 3
 
 
 def test_a_table_without_a_source_has_no_provenance(shown):
     show.table({"what": "what", "n": "count|,"}, [{"what": "<adds>", "n": 1234}, {"what": "none", "n": None}])
     assert "1,234" in shown[0] and "&lt;adds&gt;" in shown[0] and "–" in shown[0] and "fk-source" not in shown[0]
+
+
+def test_in_a_table_words_stand_on_the_left_and_numbers_on_the_right(shown):
+    rows = [dict(a=1, b="8 times as many", c="0.1, 2e-05", d=None), dict(a=2, b="–", c="nan", d="no fences")]
+    show.table({"a": "n", "b": "what", "c": "values", "d": "how"}, [*rows, dict(a=3, b="two loops", c="3 ± 1")])
+    left = re.findall(r'<th scope="col"[^>]*left">(\w+)', shown[0])
+    assert left == ["what", "how"] and shown[0].count('<td class="fk-words"') == 6
 
 
 def test_a_table_may_have_a_caption(shown):
@@ -397,6 +404,22 @@ def test_a_word_at_a_bars_end_is_not_moved_onto_the_bar():
     figure.set_size_inches(7.2, 2)
     fitting.finish(figure)
     assert "50,000" in {text for text, _ in fitting.written(figure)}
+
+
+def test_a_label_keeps_off_curves_and_marks():
+    """It moves by as little as it takes; one at a curve's end finds room behind it on a phone."""
+    figure, axes = figures.new(7.2, 2.6)
+    axes.plot([0, 1], [0, 1], "o-")
+    crossed, far = axes.annotate("on the curve", (0.45, 0.48)), axes.annotate("off it", (0.1, 0.8))
+    last = axes.annotate("a name at the end", (1, 1), (6, 0), textcoords="offset points", va="center")
+    fitting._lay_out(figure)
+    hits = lambda text: fitting._hits(text.get_window_extent(), fitting._drawn(axes))  # noqa: E731
+    assert hits(crossed) and not hits(far)
+    before = [text.get_window_extent().p0 for text in (crossed, far)]
+    fitting.finish(figure)
+    moved = [abs(text.get_window_extent().p0 - p).max() for text, p in zip((crossed, far), before)]
+    assert not hits(crossed) and 0 < moved[0] < 60 and moved[1] < 1
+    assert fitting.narrow(figure) and not wrong_words(figure) and not hits(crossed) and not hits(last)
 
 
 def test_on_a_phone_words_of_a_sketch_grow_into_what_is_free():

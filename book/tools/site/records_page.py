@@ -21,6 +21,7 @@ into the package: launch sizes come from a sweep.
 """
 HEADER = ["Record", "Made by", "When", "Shown in"]
 READERS = ("load", "measure", "measured", "recorded")  # lab.records' functions, and chapters' short forms
+HEADINGS = {"compilers": "Compiled without a GPU", "cpu": "Executed without a GPU"}
 WRITTEN = {
     "ladder": ["/book/intro"],
     "claims": ["/book/claims"],
@@ -72,7 +73,7 @@ def _section(folder, shown):
     ]
     with_what = f"With {usual}, unless a row says otherwise."
     listed = table(f"Records in book/data/{folder.name}", HEADER, rows)
-    return f"## {records[0]['device']['name']}\n\n{with_what}\n\n{listed}"
+    return f"## {HEADINGS.get(folder.name, records[0]['device']['name'])}\n\n{with_what}\n\n{listed}"
 
 
 def _row(record, other, pages):

@@ -1,6 +1,7 @@
 """What a kernel's programs touched, as one picture: programs down, addresses across, from the guard's own notes."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -10,7 +11,7 @@ from IPython.display import HTML, display
 
 SECTOR = 32  # bytes
 MOST = 2**20  # active positions of the launch that is drawn
-ROWS, WIDE, HIGH = 48, 640, 220  # rows of programs that are told apart; the picture in pixels
+ROWS, WIDE, HIGH = 48, 320, 220  # rows of programs that are told apart; a panel in pixels
 KINDS = {"loads": ("loaded", "var(--fk-blue, #0072b2)"), "stores": ("stored", "var(--fk-green, #009e73)")}
 KINDS |= {"adds": ("added to", "var(--fk-orange, #d55e00)")}
 
@@ -36,39 +37,67 @@ class Touched:
 
 
 def picture(launch: Any) -> str:
-    """Return HTML: for each of the kernel's tensors that was touched, where by which program, and how well."""
-    tensors = list(_tensors(launch))
+    """Return HTML: for each of the kernel's tensors that was touched, where by which program, and how well.
+
+    A panel a tensor: beside one another where there is room, below one another on a phone.
+    """
     programs = len(launch.places)
-    rows = min(programs, ROWS)
-    across, high = (WIDE - 8 * (len(tensors) - 1)) / len(tensors), min(HIGH / rows, 16)
-    marks, lines = [], []
-    for place, tensor in enumerate(tensors):
-        left = place * (across + 8)
-        mine = {kind: list(_of(launch, kind, tensor)) for kind in KINDS}
-        bins = min(int(across / 3), max(1, (tensor.high - tensor.low + SECTOR - 1) // SECTOR))
-        marks.append(f'<text x="{left:.0f}" y="12" style="fill: currentColor">{escape(tensor.name[:18])}</text>')
-        frame = "fill: none; stroke: currentColor; stroke-width: 0.5; opacity: 0.5"
-        marks.append(_box(left, 18, across, rows * high, frame))
-        for kind, events in mine.items():
-            touched = np.zeros((rows, bins), dtype=bool)
-            for program, addresses in events:
-                at = (addresses - np.uint64(tensor.low)) * np.uint64(bins) // np.uint64(tensor.high - tensor.low)
-                touched[program * rows // programs, at.astype(np.int64)] = True
-            for row, first, last in _runs(touched):
-                width = (last - first) * across / bins
-                marks.append(
-                    _box(left + first * across / bins, 18 + row * high, width, high * 0.9, f"fill: {KINDS[kind][1]}")
-                )
+    panels, lines, seen = [], [], set()
+    for tensor in _tensors(launch):
+        mine = {kind: events for kind in KINDS if (events := list(_of(launch, kind, tensor)))}
+        panels.append(_panel(tensor, mine, programs))
         lines += [f"<li>{line}</li>" for line in _counts(tensor, mine)]
+        seen |= set(mine)
     name = escape(getattr(getattr(launch.kernel, "fn", None), "__name__", "the kernel"))
-    said = f"{programs:,} programs of {name}, one below the other, and the addresses that each touched"
-    height = 20 + rows * high
-    drawing = (
-        f'<svg viewBox="0 0 {WIDE} {height:.0f}" width="{WIDE}" role="img" aria-label="{said}" '
-        f'style="max-width: 100%; font: 12px sans-serif">{"".join(marks)}</svg>'
+    down = "one below the other" if programs <= ROWS else f"{math.ceil(programs / ROWS):,} to a line"
+    key = ", ".join(
+        f'<span style="color: {KINDS[kind][1]}">■</span> {KINDS[kind][0]}' for kind in KINDS if kind in seen
     )
-    key = ", ".join(f'<span style="color: {colour}">■</span> {word}' for word, colour in KINDS.values())
-    return f'<div class="fk-touched"><p>{said}: {key}.</p>{drawing}<ul>{"".join(lines)}</ul></div>'
+    beside = "display: flex; flex-wrap: wrap; align-items: flex-end; gap: 1em; max-width: 60em"
+    return (
+        f'<div class="fk-touched"><p>{programs:,} programs of {name}, {down}, and the addresses that each touched: '
+        f'{key}.</p><div style="{beside}">{"".join(panels)}</div><ul>{"".join(lines)}</ul></div>'
+    )
+
+
+def _panel(tensor: Any, mine: dict[str, list], programs: int) -> str:
+    """A tensor's programs and addresses; what was loaded lies above what was stored or added to in a program's line."""
+    rows, length = min(programs, ROWS), tensor.high - tensor.low
+    high = min(HIGH / rows, 16)
+    bins = min(WIDE // 3, max(1, (length + SECTOR - 1) // SECTOR))
+    part, marks = 0.9 * high / len(mine), []
+    for place, (kind, events) in enumerate(mine.items()):
+        touched = np.zeros((rows, bins), dtype=bool)
+        for program, addresses in events:
+            at = (addresses - np.uint64(tensor.low)) * np.uint64(bins) // np.uint64(length)
+            touched[program * rows // programs, at.astype(np.int64)] = True
+        for row, first, last in _runs(touched):
+            x, width = first * WIDE / bins, (last - first) * WIDE / bins
+            marks.append(_box(x, row * high + place * part, width, part, f"fill: {KINDS[kind][1]}"))
+    said = " and ".join(f"{KINDS[kind][0]} by {_shared(events)}" for kind, events in mine.items())
+    name, edge = escape(tensor.name), "border: 1px solid; box-sizing: border-box; display: block"
+    return (
+        f'<figure style="flex: 1 1 15em; min-width: 0; margin: 0"><figcaption><code>{name}</code>: {said}</figcaption>'
+        f'<svg viewBox="0 0 {WIDE} {rows * high:.0f}" preserveAspectRatio="none" width="100%" '
+        f'height="{rows * high + 2:.0f}" role="img" aria-label="{name}, by program and address: {said}" '
+        f'style="{edge}">{"".join(marks)}</svg>'
+        '<div style="display: flex; justify-content: space-between; font-size: smaller">'
+        f"<span>byte 0</span><span>byte {length - 1:,}</span></div></figure>"
+    )
+
+
+def _shared(events: list[tuple[int, np.ndarray]]) -> str:
+    """Whose the touched sectors are, in words."""
+    whose = {}
+    for program, addresses in events:
+        whose.setdefault(program, []).append(np.unique(addresses // np.uint64(SECTOR)))
+    of_each = [np.unique(np.concatenate(sectors)) for sectors in whose.values()]
+    if len(of_each) == 1:
+        return "one program"
+    _, many = np.unique(np.concatenate(of_each), return_counts=True)
+    if many.max() == 1:
+        return f"{len(of_each):,} programs, each in sectors of its own"
+    return f"{len(of_each):,} programs, {many.max():,} of them at most in one sector"
 
 
 def _tensors(launch: Any) -> Iterator[Any]:
@@ -91,10 +120,8 @@ def _of(launch: Any, kind: str, tensor: Any) -> Iterator[tuple[int, np.ndarray]]
 def _counts(tensor: Any, mine: dict[str, list]) -> Iterator[str]:
     """What is counted of a tensor: sectors and how much of them was wanted, additions and their addresses."""
     name = f"<code>{escape(tensor.name)}</code>"
-    for kind, (word, _) in KINDS.items():
-        events = [addresses for _, addresses in mine[kind]]
-        if not events:
-            continue
+    for kind, of_kind in mine.items():
+        word, events = KINDS[kind][0], [addresses for _, addresses in of_kind]
         elements = sum(map(len, events))
         if kind == "adds":
             _, times = np.unique(np.concatenate(events), return_counts=True)
