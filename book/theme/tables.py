@@ -10,6 +10,8 @@ FLOAT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]\d+)\b")
 SHOWN = re.compile(r'<table class="fk-table".*?</table>|<p class="fk-claim.*?</p>', re.DOTALL)  # by flashkat_lite.lab
 LONG = re.compile(r"(?:[A-Z]\w*\.){3,}\w+")
 WHOLE = re.compile(rf"\d{{4}}-\d\d-\d\d|\d[\d.,]*e[-+]?\d+|{LONG.pattern}")
+A_NUMBER = r"[✗±+−-]?\s?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
+NUMBERS = re.compile(rf"{A_NUMBER}(?:(?: · |, ){A_NUMBER})*\s?(?:%|×|[mµn]s|GB)?")
 TEST = re.compile(r"tests/\S+\.py::\w+")
 
 
@@ -18,6 +20,8 @@ class Cells(SphinxPostTransform):
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
+        for table in self.document.findall(nodes.table):
+            align(table)
         for entry in list(self.document.findall(nodes.entry)):
             for text in list(entry.findall(nodes.Text)):
                 if WHOLE.search(text):
@@ -25,6 +29,17 @@ class Cells(SphinxPostTransform):
             names = [one for one in entry.findall(nodes.literal) if TEST.fullmatch(one.astext())]
             if names and "".join(entry.astext().split()) == "".join(one.astext() for one in names):
                 fold(entry, len(names))
+
+
+def align(table: nodes.table) -> None:
+    """Columns of numbers stand on the right, under a heading that does too; the first column names its rows."""
+    rows = [row.children for row in table.findall(nodes.row)]
+    for place, (name, *entries) in enumerate(zip(*rows)):
+        said = [text for one in entries if (text := one.astext().strip()) not in ("", "–")]
+        if place and said and all(map(NUMBERS.fullmatch, said)):
+            for one in (name, *entries):
+                if "text-right" not in one["classes"]:
+                    one["classes"].append("text-right")
 
 
 def whole(text: str) -> list[nodes.Node]:

@@ -14,7 +14,7 @@ from chapter_pages import _gather_claims, claims_of, name_fold
 from code_lines import in_lines as in_lines_of_code
 from docutils import nodes
 from PIL import Image
-from tables import in_print, whole
+from tables import align, in_print, whole
 from typeset import in_letters, in_lines
 
 from tools.site import machine, openings
@@ -254,6 +254,17 @@ def test_dates_numbers_and_tests_fit_the_columns_of_a_table():
     parts = whole("the REDG.E.ADD.F32 in it")
     assert "".join(one.astext() for one in parts).replace("<wbr>", "") == "the REDG.E.ADD.F32 in it"
     assert in_print("1e-05, ±1e-6, 1.85e+07, 3e+00, a1e-5, 2e8") == "10⁻⁵, ±10⁻⁶, 1.85 × 10⁷, 3, a1e-5, 2e8"
+
+
+def test_columns_of_numbers_stand_on_the_right():
+    rows = ["1", "7", "1,024 · 38", "3.11.7"], ["2", "–", "✗ 5e-10", "2"], ["3", "0.5 %", "4", "2026-11-28"]
+    table, group = nodes.table(), nodes.tgroup()
+    table += group
+    for part, lines in ((nodes.thead, [["name", "share", "sums", "when"]]), (nodes.tbody, rows)):
+        group += part("", *(nodes.row("", *(nodes.entry("", nodes.paragraph("", w)) for w in r)) for r in lines))
+    align(table)
+    right = [one.astext() for one in table.findall(nodes.entry) if "text-right" in one["classes"]]
+    assert right == ["share", "sums", "7", "1,024 · 38", "–", "✗ 5e-10", "0.5 %", "4"]
 
 
 @pytest.mark.parametrize(

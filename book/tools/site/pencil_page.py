@@ -149,7 +149,9 @@ def _shares(found: dict[str, list]) -> str:
                 ]
             )
     return table(
-        "Forecasts over records", ["", "cases", "within 10 %", "within 25 %", "within 1.5 ×", "quotients"], rows
+        "Forecasts over records",
+        ["forecasts", "cases", "within 10 %", "within 25 %", "within 1.5 ×", "quotients"],
+        rows,
     )
 
 
@@ -166,7 +168,7 @@ def _families(found: dict[str, list]) -> str:
                     f"{min(q):.2f} to {max(q):.2f}",
                 ]
             )
-    return table("By family", ["", "cases", "within 10 %", "within 25 %", "within 1.5 ×", "quotients"], rows)
+    return table("By family", ["family", "cases", "within 10 %", "within 25 %", "within 1.5 ×", "quotients"], rows)
 
 
 def _misses(found: dict[str, list]) -> str:

@@ -83,11 +83,11 @@ def _row(record, other, pages):
         f"{record['title']} (`{record['experiment']}`){where}",
         command(record["command"]),
         ", ".join(filter(None, [record["date"], other])),
-        ", ".join(map(_link, pages)),
+        ", ".join(map(link, pages)),
     ]
 
 
-def _link(page):
+def link(page):
     number = re.match(r"/chapters/(\d+)", page)
     return f"{{doc}}`chapter {int(number[1])} <{page}>`" if number else f"{{doc}}`{page}`"
 
