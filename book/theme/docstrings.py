@@ -11,6 +11,9 @@ import re
 import sys
 from pathlib import Path
 
+from sphinx.errors import PycodeError
+from sphinx.pycode import ModuleAnalyzer
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "autodoc_default_options": {"members": True, "member-order": "bysource"},
@@ -77,6 +80,18 @@ def mend_parameters(app, pagename, templatename, context, doctree) -> None:
         context["body"] = PARAMETERS.sub(lines, context["body"])
 
 
+def read_own_sources_only() -> None:
+    """Of what our classes inherit from PyTorch no attribute is shown, so Sphinx need not parse PyTorch for it."""
+    parse = ModuleAnalyzer.for_module.__func__
+
+    def for_module(cls, modname: str) -> ModuleAnalyzer:
+        if modname.partition(".")[0] == "torch":
+            raise PycodeError(f"{modname}: its source is not needed")
+        return parse(cls, modname)
+
+    ModuleAnalyzer.for_module = classmethod(for_module)
+
+
 def configure(app, config) -> None:
     """Lay the settings; where there is no Triton, as on macOS, kernels are documented all the same."""
     for name, value in SETTINGS.items():
@@ -89,6 +104,7 @@ def configure(app, config) -> None:
 def setup(app) -> None:
     sys.path.insert(0, str(ROOT))
     app.setup_extension("sphinx.ext.autodoc")
+    read_own_sources_only()
     app.connect("config-inited", configure)
     app.connect("autodoc-process-docstring", process)
     app.connect("html-page-context", mend_parameters)

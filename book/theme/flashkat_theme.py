@@ -23,6 +23,7 @@ import code_lines
 import docstrings
 import exercises
 import predictions
+import searching
 import tables
 import tinycss2
 import typeset
@@ -512,7 +513,18 @@ def setup(app):
     app.connect("html-page-context", defer_scripts)
     app.connect("build-finished", write_sitemap)
     app.connect("build-finished", follow_system_in_files, priority=900)  # when all have copied theirs
-    for part in (docstrings, exercises, predictions, about, addresses, chapter_pages, code_lines, tables, typeset):
+    for part in (
+        docstrings,
+        exercises,
+        predictions,
+        about,
+        addresses,
+        chapter_pages,
+        code_lines,
+        searching,
+        tables,
+        typeset,
+    ):
         part.setup(app)
     app.add_directive("interactive", InteractiveFigure)
     app.add_directive("chapters", Chapters)

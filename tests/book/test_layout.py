@@ -1,6 +1,7 @@
 """What a page makes of its notebook: a figure first, folded what drives, claims together, names that hold."""
 
 import itertools
+import json
 import re
 from html import unescape
 from pathlib import Path
@@ -222,6 +223,13 @@ def test_no_part_page_tells_what_its_chapters_ask(pages):
         text = (ROOT / "book" / f"{name}.md").read_text(encoding="utf-8")
         assert not re.search(r"\d+(\.\d+)? ?(ms|GB/s|×|times the limit)", text), name
     assert "roofline" not in (ROOT / "book" / "part3_disease.md").read_text(encoding="utf-8")
+
+
+def test_the_openings_that_are_kept_show_the_committed_records():
+    """Else each build would draw them anew."""
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(openings.DRAWINGS.glob("*.json"))]
+    assert len(kept) == len(openings.OPENINGS)
+    assert {one["of"] for one in kept} == {openings.sources()}, "run python book/tools ladder"
 
 
 def test_openings_are_drawn_for_both_widths_with_no_word_on_another():

@@ -1,5 +1,6 @@
 """The chapters' notebooks: which there are, read and written in one canonical form, so that diffs show what changed."""
 
+import functools
 import json
 import os
 import re
@@ -84,6 +85,17 @@ def files(folder, pattern="*", without=()):
 
 def read(path):
     return nbformat.read(path, as_version=4)
+
+
+def seen(path):
+    """A notebook to look at, not to change: read once while its file stays the same."""
+    status = path.stat()
+    return _seen(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(32)
+def _seen(path, *_):
+    return read(path)
 
 
 def write(notebook, path):

@@ -96,7 +96,7 @@ def write_claims_page(root=ROOT):
         fails += failed
         if rows:
             header = ["Claim", "Claimed", *(record["device"]["name"].removeprefix("NVIDIA ") for record in machines)]
-            title = notebooks.read(path).cells[0].source.partition("\n")[0].removeprefix("# ")
+            title = notebooks.seen(path).cells[0].source.partition("\n")[0].removeprefix("# ")
             table = records_page.table(f"Claims of {records_page.link(f'/chapters/{path.stem}')}", header, rows)
             sections.append(f"## {title}\n\n{table}")
     said = (

@@ -15,8 +15,9 @@ UNHASHED = (
 )
 
 
+@functools.lru_cache(2000)  # all chapters' cells, which each page of the book's own is written from
 def parse(source):
-    """The syntax tree of a cell, which may hold IPython magics."""
+    """The syntax tree of a cell, which may hold IPython magics; to look at, not to change."""
     try:
         return ast.parse(source)
     except SyntaxError:
@@ -66,7 +67,8 @@ def package_sha256(notebook, root=ROOT):
         tag.removeprefix("source:") for cell in notebook.cells for tag in tags(cell) if tag.startswith("source:")
     }
     modules = sorted(package.closure(direct))
-    return _sha256([[name, _compared(package.tree(name))] for name in modules])
+    listed = ", ".join(f"[{json.dumps(name)}, {_compared(package.tree(name))}]" for name in modules)
+    return hashlib.sha256(f"[{listed}]".encode()).hexdigest()
 
 
 # A module's source is parsed once for all chapters.
@@ -79,7 +81,7 @@ def _tree(source):
 
 @functools.cache
 def _compared(tree):
-    return syntax(tree, docstrings=False)
+    return json.dumps(syntax(tree, docstrings=False))
 
 
 @functools.cache

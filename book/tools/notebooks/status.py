@@ -38,12 +38,12 @@ def write_status_page(root=ROOT):
 
 def _machine(path):
     """What a chapter was executed on; None where it never was."""
-    kept = notebooks.read(path).metadata.get("flashkat")
+    kept = notebooks.seen(path).metadata.get("flashkat")
     return kept and f"{kept['gpu'] or 'a CPU'}, {records_page.software(kept['driver'], kept['versions'])}"
 
 
 def _row(path, root, machine):
-    notebook = notebooks.read(path)
+    notebook = notebooks.seen(path)
     kept = notebook.metadata.get("flashkat", {})
     reasons = stamp.staleness(notebook, root)
     state = f"stale: {', '.join(reasons)}" if reasons else "fresh"
@@ -58,7 +58,7 @@ def _row(path, root, machine):
 
 def stale(root=ROOT):
     """Each stale chapter's name with the reasons."""
-    reasons = {path.stem: stamp.staleness(notebooks.read(path), root) for path in notebooks.chapters(root)}
+    reasons = {path.stem: stamp.staleness(notebooks.seen(path), root) for path in notebooks.chapters(root)}
     return {name: why for name, why in reasons.items() if why}
 
 

@@ -100,8 +100,10 @@ def fingerprint(config: str) -> str:
 
 def run_jupyter_book(config: Path) -> None:
     """Run Jupyter Book with its thousand lines in a log; on failure, print those that matter and exit."""
-    # For each citation pybtex asks for its plugins anew, of all packages there are.
+    # For each citation pybtex asks for its plugins anew, of all packages there are; and of what is read for the pages
+    # hardly anything can go before the end, so that to look for it again and again is in vain.
     asked_once = "import functools, importlib.metadata as m; m.entry_points = functools.cache(m.entry_points); "
+    asked_once += "import gc; gc.set_threshold(200_000, 20, 100); "
     command = [
         sys.executable,
         "-c",

@@ -1,8 +1,10 @@
-"""`python book/tools ladder`: draws the ladder, writes its table into README.md and book/intro.md from the record."""
+"""`python book/tools ladder`: draws the ladder and what chapters open on from the records, and writes the ladder's
+table into README.md and book/intro.md."""
 
 from pathlib import Path
 
 from ..paths import ROOT
+from . import openings
 
 COLUMNS, DTYPE = 768, "float32"
 NAMES = {
@@ -78,6 +80,7 @@ def outputs() -> dict[Path, str]:
 
 
 def main() -> None:
-    for path, text in outputs().items():
+    openings.DRAWINGS.mkdir(exist_ok=True)
+    for path, text in (outputs() | openings.outputs()).items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))

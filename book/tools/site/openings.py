@@ -1,10 +1,17 @@
 """The figure that each chapter opens on: its question, drawn from the records or from counting, without its answer."""
 
+import hashlib
+import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
+
+from ..paths import KEPT, ROOT
 
 OPENINGS = {}
+DRAWINGS = ROOT / "book" / "images" / "openings"  # by `python book/tools ladder`: to draw takes a second a chapter
 
 
 def opening(number: str, alt: str) -> Callable:
@@ -18,12 +25,40 @@ def opening(number: str, alt: str) -> Callable:
 
 
 @cache
+def sources() -> str:
+    """A hash of what the drawings are made by, and of the records that they show."""
+    from flashkat_lite.records import DEFAULT_GPU
+
+    code = Path(__file__).read_text(encoding="utf-8")
+    lab = ROOT / "flashkat_lite" / "lab"
+    shown = sorted(set(re.findall(r'_data\("(\w+)"\)', code)))
+    texts = [path.read_text(encoding="utf-8") for path in (lab / "figures.py", lab / "fitting.py")]
+    texts += [(KEPT / DEFAULT_GPU / f"{name}.json").read_text(encoding="utf-8") for name in shown]
+    return hashlib.sha256("\n".join([code, *texts]).encode()).hexdigest()
+
+
+def outputs() -> dict[Path, str]:
+    """What each file of drawings should hold."""
+    parts = {number: dict(zip(("wide", "narrow", "alt"), draw(number))) for number in OPENINGS}
+    return {
+        DRAWINGS / f"{number}.json": json.dumps({"of": sources(), **part}, ensure_ascii=False, indent=0) + "\n"
+        for number, part in parts.items()
+    }
+
+
+@cache
 def drawn(number: str) -> tuple[str, str, str]:
-    """The opening of a chapter as SVG, the same for a phone, and its alternative text."""
+    """The opening of a chapter as SVG, the same for a phone, and its alternative text; as kept, if up to date."""
+    path = DRAWINGS / f"{number}.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return (kept["wide"], kept["narrow"], kept["alt"]) if kept.get("of") == sources() else draw(number)
+
+
+def draw(number: str) -> tuple[str, str, str]:
     from flashkat_lite.lab import figures
 
-    draw, alt = OPENINGS[number]
-    figure, facts = draw()
+    make, alt = OPENINGS[number]
+    figure, facts = make()
     return figures.svg(figure), figures.for_phones(figure), alt.format(*facts)
 
 

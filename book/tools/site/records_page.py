@@ -49,7 +49,7 @@ def shown_in(root=ROOT):
     found = {name: list(pages) for name, pages in WRITTEN.items()}
     found |= {path.stem: ["/book/compilers"] for path in root.glob("book/data/compilers/*.json")}
     for path in notebooks.chapters(root):
-        for name in sorted(experiments(notebooks.read(path))):
+        for name in sorted(experiments(notebooks.seen(path))):
             found.setdefault(name, []).append(f"/chapters/{path.stem}")
     return found
 

@@ -45,7 +45,7 @@ def write_sizes_page(root=ROOT):
     picks, rows, wrong = [], [], []
     for path in notebooks.chapters(root):
         link = f"{{doc}}`/chapters/{path.stem}`"
-        picks += [[link, *pick] for pick in smaller(notebooks.read(path))]
+        picks += [[link, *pick] for pick in smaller(notebooks.seen(path))]
         runs = kept.get(path.stem, {}).get("runs")
         if runs:
             rows.append([link, *_taken(runs)])
@@ -71,7 +71,7 @@ def smaller(notebook):
     """[the book's size, the small one, the GB from which on it is the book's], as the chapter's code says them."""
     found = []
     for cell in notebooks.code_cells(notebook):
-        for call in ast.walk(stamp.parse(cell.source)):
+        for call in ast.walk(stamp.parse(cell.source)) if "lab.pick" in cell.source else ():
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "lab.pick":
                 said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
                 if "small" in said:
@@ -106,7 +106,7 @@ def uncounted(notebook, runs):
 
 def _said_uncounted(root, kept):
     found = {
-        path.stem: uncounted(notebooks.read(path), kept[path.stem]["runs"])
+        path.stem: uncounted(notebooks.seen(path), kept[path.stem]["runs"])
         for path in notebooks.chapters(root)
         if path.stem in kept
     }
