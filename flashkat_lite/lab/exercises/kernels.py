@@ -18,6 +18,7 @@ from flashkat_lite.testing import watching
 from .. import compiling
 from ..counting import Accesses, Trace, accesses
 from ..setup import DEVICE, GPU
+from . import beside
 from .common import Wrong, state
 from .rules import Operations
 
@@ -74,6 +75,8 @@ def watch(f: Callable, *arguments: Any) -> Accesses | None:
     """
     if GPU:
         state.counted = True
+        if not state.here:
+            beside.start()
         state.launches.append(launched(f, *(t.to(DEVICE) if isinstance(t, Tensor) else t for t in arguments)))
         if not state.launches[-1]:
             raise Wrong("expected a Triton kernel, got none: nothing was launched by Triton")
