@@ -57,6 +57,18 @@ def in_one_go(x, MASK=True, OTHER=True):
     return out
 
 
+@triton.jit
+def parts_kernel(x_ptr, out_ptr, count, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + tl.program_id(0), tl.sum(tl.load(x_ptr + at, mask=at < count, other=0.0)))
+
+
+def parts(x):
+    out = torch.empty(triton.cdiv(len(x), 4096), device=x.device)
+    parts_kernel[(len(out),)](x, out, len(x), BLOCK=4096)
+    return out
+
+
 def one_by_one(x):
     return torch.from_numpy(x.cpu().numpy().cumsum()[-1:]).to(x.device)[0]
 
@@ -109,6 +121,7 @@ WRONG = {
     "12-4": [
         (lambda x: x.double().sum().float(), "expected a Triton kernel, got none"),
         (by_atomics, r"programs run in reverse order.*their order decides"),
+        (lambda x: parts(x).double().sum().float(), r"expected two launches .*, got 3"),
         (lambda x: in_one_go(x, MASK=False), "a missing mask"),
         (lambda x: in_one_go(x, OTHER=False), "a missing mask, a missing `other`"),
         (one_by_one, r"the sum of [0-9,]+ elements: .* wrong; the first at index"),

@@ -108,6 +108,7 @@ WRONG = {
         (lambda *case: (min(case[0], case[1] * case[2] / 1e3), "host"), "not the faster"),
         (lambda *case: (step_time(*case)[0], "GPU"), "expected 'host', got 'GPU'"),
         (lambda *case: step_time(*case)[0], "expected a tuple"),
+        (lambda *case: (case[0], "GPU") if case[3] else step_time(*case), "a graph, too, if only once"),
     ],
     "13-2": [
         (

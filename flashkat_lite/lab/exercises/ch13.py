@@ -22,6 +22,7 @@ _numbers = itertools.count(1)  # an op's name can be had once
 @numbers(
     "four steps, and who decides in each",
     *((13.7, 1400, 15.0, False), (13.7, 1400, 15.0, True), (70.7, 1400, 15.0, False), (2.0, 300, 30.0, False)),
+    (0.01, 1400, 15.0, True),
 )
 def step_time(gpu_ms: float, launches: int, host_us: float, graph: bool) -> Parts:
     """Check milliseconds of a step, and "GPU" or "host": who decides; from times of kernels and of a launch."""
@@ -29,6 +30,7 @@ def step_time(gpu_ms: float, launches: int, host_us: float, graph: bool) -> Part
     host = (1 if graph else launches) * host_us / 1e3
     yield f"milliseconds for {size}", max(gpu_ms, host), {
         "the two work at the same time: the longer one, not the sum": gpu_ms + host,
+        **({"the host launches a graph, too, if only once": gpu_ms} if graph and gpu_ms < host else {}),
         "the slower of the two decides, not the faster": min(gpu_ms, host),
         "a graph is launched once, however many kernels it holds": max(gpu_ms, launches * host_us / 1e3),
         "a microsecond is a thousandth of a millisecond": max(gpu_ms, 1e3 * host),
