@@ -259,6 +259,7 @@ def test_dates_numbers_and_tests_fit_the_columns_of_a_table():
     date, plain = whole("on 2026-11-28, at most 2.384e-07")[1::2], whole("a b")
     assert [one.astext() for one in date] == ["2026-11-28", "2.384 × 10⁻⁷"] and len(plain) == 1
     assert all("fk-whole" in one["classes"] for one in date)
+    assert whole("2.6e-08 * rows", code=True)[1].astext() == "2.6e-08"
     parts = whole("the REDG.E.ADD.F32 in it")
     assert "".join(one.astext() for one in parts).replace("<wbr>", "") == "the REDG.E.ADD.F32 in it"
     assert in_print("1e-05, ±1e-6, 1.85e+07, 3e+00, a1e-5, 2e8") == "10⁻⁵, ±10⁻⁶, 1.85 × 10⁷, 3, a1e-5, 2e8"
