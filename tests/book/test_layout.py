@@ -16,7 +16,7 @@ from code_lines import in_lines as in_lines_of_code
 from docutils import nodes
 from PIL import Image
 from tables import align, in_print, whole
-from typeset import in_letters, in_lines
+from typeset import apart, in_letters, in_lines
 
 from tools.site import machine, openings
 
@@ -215,6 +215,12 @@ def test_formulas_are_typeset_before_a_page_is_opened(pages, html):
 )
 def test_a_formula_of_several_lines_is_one_that_katex_reads(given, made):
     assert in_lines(given) == made
+
+
+def test_formulas_that_share_a_line_can_stand_apart():
+    assert apart(r"a = \frac{b}{c}, \qquad \text{and} \qquad d = e.") == [r"a = \frac{b}{c},", r"\text{and}", "d = e."]
+    for whole_one in ("a + b", r"\begin{split}a &= 1 \qquad b\end{split}", r"\underbrace{a \qquad b}_c"):
+        assert apart(whole_one) == [whole_one]
 
 
 def test_no_part_page_tells_what_its_chapters_ask(pages):
