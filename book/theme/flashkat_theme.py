@@ -439,7 +439,19 @@ THEME = re.compile(r"""\[data-theme=["']?(light|dark)["']?\]""")
 
 def follow_system(css: str) -> str:
     """The style sheet with each rule for a light or a dark page said again for one whose theme no script has chosen."""
-    return "".join(_followed(tinycss2.parse_stylesheet(css)))
+    rules = (_followed(tinycss2.parse_stylesheet(rule)) if THEME.search(rule) else [rule] for rule in _top_rules(css))
+    return "".join(part for parts in rules for part in parts)
+
+
+def _top_rules(css: str) -> Iterator[str]:
+    """The text of each rule that is within no other, so that the few about a theme alone need be parsed."""
+    depth = start = 0
+    for token in re.finditer(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|/\*.*?\*/|[{};]""", css, re.DOTALL):
+        depth += (token[0] == "{") - (token[0] == "}")
+        if depth == 0 and token[0] in "};":
+            yield css[start : token.end()]
+            start = token.end()
+    yield css[start:]
 
 
 def _followed(rules: list) -> Iterator[str]:

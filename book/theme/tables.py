@@ -25,7 +25,7 @@ class Cells(SphinxPostTransform):
         for entry in list(self.document.findall(nodes.entry)):
             for text in list(entry.findall(nodes.Text)):
                 if WHOLE.search(text):
-                    text.parent.replace(text, whole(text))
+                    text.parent.replace(text, whole(text, code=isinstance(text.parent, nodes.literal)))
             names = [one for one in entry.findall(nodes.literal) if TEST.fullmatch(one.astext())]
             if names and "".join(entry.astext().split()) == "".join(one.astext() for one in names):
                 fold(entry, len(names))
@@ -36,14 +36,14 @@ def align(table: nodes.table) -> None:
     rows = [row.children for row in table.findall(nodes.row)]
     for place, (name, *entries) in enumerate(zip(*rows)):
         said = [text for one in entries if (text := one.astext().strip()) not in ("", "–")]
-        if place and said and all(map(NUMBERS.fullmatch, said)):
+        if place and all(map(NUMBERS.fullmatch, said)):
             for one in (name, *entries):
                 if "text-right" not in one["classes"]:
                     one["classes"].append("text-right")
 
 
-def whole(text: str) -> list[nodes.Node]:
-    """The text with dates and numbers that no line breaks, and names of instructions that one may."""
+def whole(text: str, code: bool = False) -> list[nodes.Node]:
+    """The text with dates and numbers that no line breaks, and names of instructions that one may; code stays code."""
     made, end = [], 0
     for found in WHOLE.finditer(text):
         made.append(nodes.Text(text[end : found.start()]))
@@ -51,7 +51,7 @@ def whole(text: str) -> list[nodes.Node]:
             for part in re.findall(r"[^.]*\.|[^.]+$", found[0]):
                 made += [nodes.Text(part), nodes.raw("", "<wbr>", format="html")]
         else:
-            made.append(nodes.inline("", in_print(found[0]), classes=["fk-whole"]))
+            made.append(nodes.inline("", found[0] if code else in_print(found[0]), classes=["fk-whole"]))
         end = found.end()
     return [*made, nodes.Text(text[end:])]
 

@@ -97,6 +97,13 @@ def in_lines(formula: str) -> str:
     return parts[0] if len(parts) == 1 else r"\begin{gathered}" + r"\\".join(parts) + r"\end{gathered}"
 
 
+def apart(formula: str) -> list[str]:
+    r"""The formulas of a line that has several, \qquad between them: on a phone they stand below one another."""
+    parts = re.split(r"\\qquad\b", formula)
+    whole = all(part.count("{") == part.count("}") and r"\begin" not in part for part in parts)
+    return [part.strip() for part in parts if part.strip()] if whole else [formula]
+
+
 def visit_math(self, node: nodes.math) -> None:
     self.body.append(f'<span class="math notranslate nohighlight">{_shown(node, node.astext(), False)}</span>')
     raise nodes.SkipNode
@@ -114,7 +121,9 @@ def visit_math_block(self, node: nodes.math_block) -> None:
         self.body.append(f'<span class="eqno">({number})')
         self.add_permalink_ref(node, "Link to this equation")
         self.body.append("</span>")
-    self.body.append(f"{_shown(node, formula, True)}</div>")
+    parts = [_shown(node, part, True) for part in apart(formula)]
+    self.body.append(parts[0] if len(parts) == 1 else f'<span class="fk-parts">{"".join(parts)}</span>')
+    self.body.append("</div>")
     raise nodes.SkipNode
 
 

@@ -16,7 +16,7 @@ from code_lines import in_lines as in_lines_of_code
 from docutils import nodes
 from PIL import Image
 from tables import align, in_print, whole
-from typeset import in_letters, in_lines
+from typeset import apart, in_letters, in_lines
 
 from tools.site import machine, openings
 
@@ -217,6 +217,12 @@ def test_a_formula_of_several_lines_is_one_that_katex_reads(given, made):
     assert in_lines(given) == made
 
 
+def test_formulas_that_share_a_line_can_stand_apart():
+    assert apart(r"a = \frac{b}{c}, \qquad \text{and} \qquad d = e.") == [r"a = \frac{b}{c},", r"\text{and}", "d = e."]
+    for whole_one in ("a + b", r"\begin{split}a &= 1 \qquad b\end{split}", r"\underbrace{a \qquad b}_c"):
+        assert apart(whole_one) == [whole_one]
+
+
 def test_no_part_page_tells_what_its_chapters_ask(pages):
     """No recorded time and no ratio stands in its text."""
     for name in PARTS:
@@ -259,6 +265,7 @@ def test_dates_numbers_and_tests_fit_the_columns_of_a_table():
     date, plain = whole("on 2026-11-28, at most 2.384e-07")[1::2], whole("a b")
     assert [one.astext() for one in date] == ["2026-11-28", "2.384 × 10⁻⁷"] and len(plain) == 1
     assert all("fk-whole" in one["classes"] for one in date)
+    assert whole("2.6e-08 * rows", code=True)[1].astext() == "2.6e-08"
     parts = whole("the REDG.E.ADD.F32 in it")
     assert "".join(one.astext() for one in parts).replace("<wbr>", "") == "the REDG.E.ADD.F32 in it"
     assert in_print("1e-05, ±1e-6, 1.85e+07, 3e+00, a1e-5, 2e8") == "10⁻⁵, ±10⁻⁶, 1.85 × 10⁷, 3, a1e-5, 2e8"

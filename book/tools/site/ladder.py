@@ -1,5 +1,4 @@
-"""`python book/tools ladder`: draws the ladder and what chapters open on from the records, and writes the ladder's
-table into README.md and book/intro.md."""
+"""`python book/tools ladder`: draws the ladder and chapters' openings, and writes the ladder's table, from records."""
 
 from pathlib import Path
 
