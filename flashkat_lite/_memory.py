@@ -317,7 +317,29 @@ class Guard:
     launches: int = 0
     nan_loaded: bool = False
     nan_stored: bool = False
+    ended: collections.deque[Launch] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=8))
     stack: contextlib.ExitStack | None = None
+
+    def unread(self) -> str:
+        """Return the name of a tensor whose end no kernel has read since `ended` was cleared, and how far; or ""."""
+        read = {}  # by the real address of a tensor: it, and how many bytes of it were read
+        for launch in self.ended:
+            written = {int(event.addresses[0]) >> SPAN for event in [*launch.stores, *launch.adds]}
+            for event in launch.loads:
+                number = int(event.addresses[0]) >> SPAN
+                storage = launch.storages[number]
+                inside = [t for t in storage.tensors if t.low <= event.addresses[0] < t.high]
+                if inside and number not in written:
+                    tensor = max(inside, key=lambda t: t.high)
+                    end = int(event.addresses.max()) + event.size - tensor.low
+                    _, before = read.get(tensor.low + storage.shift, (tensor, 0))
+                    read[tensor.low + storage.shift] = tensor, max(end, before)
+        for tensor, end in read.values():
+            if end < tensor.high - tensor.low:
+                return (
+                    f"no kernel read {tensor.name} past index {end // tensor.size - 1:,}, of {tensor.count:,} elements"
+                )
+        return ""
 
     def tell(self, kind: str, addresses: np.ndarray, size: int) -> None:
         wanted = [tell for what, tell in self.listeners if what == kind]
@@ -356,6 +378,7 @@ def guarding(listeners: list[tuple[str, Callable]] = ()) -> Iterator[Guard]:
     guard.listeners += listeners
     if not guard.depth:
         guard.launches, guard.nan_loaded, guard.nan_stored = 0, False, False
+        guard.ended.clear()
         guard.stack = _installed()
     guard.depth += 1
     try:
@@ -369,7 +392,7 @@ def guarding(listeners: list[tuple[str, Callable]] = ()) -> Iterator[Guard]:
 
 
 def _installed() -> contextlib.ExitStack:
-    from triton.runtime import interpreter
+    from triton.runtime import autotuner, interpreter
 
     builder, stack = interpreter.interpreter_builder, contextlib.ExitStack()
 
@@ -379,6 +402,7 @@ def _installed() -> contextlib.ExitStack:
             stack.enter_context(mock.patch.object(owner, name, change(original)))
 
     patch(interpreter.InterpretedFunction, "run", _launched)
+    patch(autotuner.Autotuner, "run", _first_configuration)
     patch(interpreter, "_implicit_cvt", _placed)
     patch(builder, "set_grid_idx", _entered)
     for name in ("create_load", "create_store"):
@@ -388,7 +412,10 @@ def _installed() -> contextlib.ExitStack:
     patch(builder, "create_atomic_rmw", _added)
     patch(builder, "create_atomic_cas", _compared)
     patch(builder, "binary_op", _arithmetic)
+    patch(builder, "cast_impl", _converted)
+    patch(builder, "create_histogram", _counted)
     patch(interpreter.ReduceOps, "sum", _reduced)
+    patch(interpreter.ReduceOps, "generic_reduce", _folded)
     return stack
 
 
@@ -399,6 +426,7 @@ def _launched(original: Callable) -> Callable:
         known = {k: v for k, v in named.items() if k in self.arg_names}
         bound = inspect.signature(self.fn).bind_partial(*arguments, **known).arguments
         names = {v.data_ptr(): k for k, v in bound.items() if hasattr(v, "data_ptr")}
+        grid = _checked(grid, self.fn.__name__)
         launch = guard.launch = Launch(self, names)
         guard.launches += 1
         for kind, tell in list(guard.listeners):
@@ -407,6 +435,7 @@ def _launched(original: Callable) -> Callable:
         try:
             result = original(self, *arguments, grid=grid, warmup=warmup, **named)
             launch.check_races()
+            guard.ended.append(launch)
             for kind, tell in list(guard.listeners):
                 if kind == "done":
                     tell(launch)
@@ -416,6 +445,35 @@ def _launched(original: Callable) -> Callable:
         finally:
             guard.launch = None
         raise fault
+
+    return run
+
+
+def _checked(grid: Any, name: str) -> Any:
+    """Return a grid as a tuple, or a function of one as one that gives tuples. Raises Unsupported for anything else."""
+    if callable(grid):
+        return lambda meta: _checked(grid(meta), name)
+    if not isinstance(grid, tuple | list):
+        raise Unsupported(
+            f"the grid of {name} is {grid!r}: expected a tuple, as in {name}[({grid!r},)](…). Likely cause: without "
+            "its comma, (n) is a number"
+        )
+    for count in grid:
+        if not hasattr(count, "__index__"):
+            raise Unsupported(
+                f"the grid of {name} is {grid!r}: expected integers. Likely cause: a division by /, where "
+                "triton.cdiv(a, b) rounds up"
+            )
+    return tuple(grid)
+
+
+def _first_configuration(original: Callable) -> Callable:
+    def run(self, *arguments, **named):
+        """As the first configuration has it: the interpreter has no clock to choose by."""
+        config = self.configs[0]
+        if config.pre_hook is not None:
+            config.pre_hook({**dict(zip(self.arg_names, arguments)), **named, **config.all_kwargs()})
+        return self.fn.run(*arguments, **named, **config.all_kwargs())
 
     return run
 
@@ -532,6 +590,69 @@ def _arithmetic(original: Callable) -> Callable:
         return original(left, right, operation)
 
     return binary
+
+
+def _converted(original: Callable) -> Callable:
+    """From and to bfloat16 as on a GPU, rounded to nearest: the interpreter truncates, or takes bits for integers."""
+
+    def cast(source, kind):
+        of, to = source.get_element_ty(), kind.scalar
+        if of == to or not (of.is_bf16() or to.is_bf16()):
+            return original(source, kind)
+        data = np.asarray(source.data)
+        wide = (data.astype(np.uint32) << np.uint32(16)).view(np.float32) if of.is_bf16() else data.astype(np.float32)
+        if to.is_bf16():
+            bits = wide.view(np.uint32)
+            rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            made = np.where(np.isnan(wide), 0x7FC0, rounded).astype(np.uint16)
+        else:
+            made = wide.astype(original(source, kind).data.dtype)
+        return type(source)(np.asarray(made), to)
+
+    return cast
+
+
+def _counted(original: Callable) -> Callable:
+    def histogram(data, bins, mask):
+        values = np.asarray(data.data)
+        outside = values[((values < 0) | (values >= bins)) & (True if mask is None else np.asarray(mask.data, bool))]
+        if guard.launch is not None and outside.size:
+            raise _Stop(Unsupported(
+                f"{guard.launch.line()}a histogram of {int(outside[0]):,} in {bins} bins: a GPU promises nothing of "
+                f"numbers outside of 0 … {bins - 1}. Likely cause: what the load's mask leaves out counts too, with "
+                "the value of `other`; give tl.histogram a mask, or subtract"
+            ))  # fmt: skip
+        return original(data, bins, mask)
+
+    return histogram
+
+
+def _folded(original: Callable) -> Callable:
+    """A reduction by a function, neighbours in pairs as on a GPU: the interpreter calls it for each element."""
+
+    def reduce(self, values):
+        dtypes = [value.dtype for value in values]
+        data = [np.asarray(value.handle.data) for value in values]
+        axis, dims = (0, data[0].ndim) if self.axis is None else (self.axis, 0)
+        data = [d.reshape(-1) for d in data] if dims else data
+        try:
+            while data[0].shape[axis] > 1:
+                halves = [
+                    self.to_tensor(np.take(d, np.arange(k, d.shape[axis], 2), axis), dtype)
+                    for k in (0, 1)
+                    for d, dtype in zip(data, dtypes)
+                ]
+                made = self.combine_fn.fn(*halves)
+                data = [part.handle.data for part in (made if isinstance(made, tuple) else (made,))]
+        except Exception:  # of a function that takes single elements alone
+            return original(self, values)
+        if self.keep_dims:
+            data = [d.reshape((1,) * dims) for d in data] if dims else data
+        else:
+            data = [d.squeeze(axis) for d in data]
+        return [self.to_tensor(d, dtype) for d, dtype in zip(data, dtypes)]
+
+    return reduce
 
 
 def _reduced(original: Callable) -> Callable:

@@ -85,6 +85,13 @@ def _rows(table: Tensor | None) -> Tensor | None:
     return table if table is None or table.is_contiguous() or table.stride(-1) == 1 else table.contiguous()
 
 
+def _check_devices(x: Tensor, **tensors: Tensor | None) -> None:
+    """Raise ValueError for what is not on x's device: a hook for saved tensors may have brought it back elsewhere."""
+    for name, t in tensors.items():
+        if t is not None and t.device != x.device:
+            raise ValueError(f"{name} came back on {t.device}, x on {x.device}: they must be on one device")
+
+
 def _own(result: Tensor) -> Tensor:
     """Return the reference's result in memory of its own: autograd refuses to change a view in place."""
     return result.clone(memory_format=torch.contiguous_format)
@@ -99,6 +106,7 @@ def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, backward: str, s
 def _backward(
     grad_output: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, backward: str, sources: str
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check_devices(x, grad_output=grad_output, numerator=numerator, denominator=denominator)
     if not _use_kernels(x):
         dx, da, db = rational_gradients(grad_output, x, numerator, denominator)
         return _own(dx), da, db
@@ -142,6 +150,8 @@ def _norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dx, dx in branch_dtype, and the parameters' gradients: what is not there, or not asked for, is empty."""
     parameters = weight, bias, numerator, denominator
+    _check_devices(x, dz=dz, dsum=dsum, mean=mean, rstd=rstd, weight=weight, bias=bias, numerator=numerator,
+                   denominator=denominator)  # fmt: skip
     if not _use_kernels(x):
         found = norm_gradients(dz, dsum, x, *parameters, rms, eps, branch_dtype)
         return tuple(map(_own, found))
@@ -267,7 +277,7 @@ class EagerNormRational(torch.autograd.Function):
         else:
             found = _norm_forward(*arguments, KERNEL_SOURCES)
         _keep_norm(ctx, (*arguments, KERNEL_SOURCES), found)
-        ctx.facts = [(t.shape, t.dtype) for t in ctx.to_save if t is not None] if ctx.plain else None
+        ctx.facts = [(t.shape, t.dtype, t.device) for t in ctx.to_save if t is not None] if ctx.plain else None
         ctx.set_materialize_grads(False)
         return found[0] if branch is None else found[:2]
 
@@ -278,7 +288,8 @@ class EagerNormRational(torch.autograd.Function):
             saved = ctx.saved_tensors
             tensors = [t for t in (dz, dsum, *saved) if t is not None]
             # A hook for saved tensors may return others than were saved.
-            as_kept = [(t.shape, t.dtype) for t in saved if t is not None] == ctx.facts and dz.dtype == plain.dtype
+            facts = [(t.shape, t.dtype, t.device) for t in saved if t is not None]
+            as_kept = facts == ctx.facts and dz.dtype == plain.dtype
             if as_kept and can_bypass_dispatcher(*tensors) and all(t.is_contiguous() for t in tensors) and here(dz):
                 dx, dbranch, *gradients = plain.backward(dz, dsum, *saved)
                 of_x, of_branch = ctx.dtypes

@@ -124,6 +124,9 @@ def serve(folder):
     for name in MODULES if interpreting else TO_COMPILE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    if not interpreting:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("triton.runtime.cache").triton_key()  # a hash of all Triton: 0.5 s a process
     gc.freeze()  # what all share is written to by none
     os.cpu_count = lambda: 1  # a test has a core at best: one process that compiles is enough
     connections = [listener.accept()[0]]

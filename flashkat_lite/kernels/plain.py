@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._torch import PLAIN
 from . import backward_stationary, forward, norm_backward, norm_forward
 from .launch import BoundLaunch, may_skip_triton
 from .layout import table_stride
 
-PLAIN = (Tensor, torch.nn.Parameter)
 Facts = tuple[torch.Size, tuple[int, ...], torch.dtype]  # of a tensor: shape, strides, dtype
 
 
@@ -19,6 +19,7 @@ class Rational(NamedTuple):
     That everything is as it was when the launches were found is the caller's to know, or to ask of `fits`.
     """
 
+    device: torch.device
     dtype: torch.dtype  # x's
     shapes: tuple[torch.Size, torch.Size, torch.Size]
     dtypes: tuple[torch.dtype, torch.dtype]  # the tables'
@@ -29,10 +30,12 @@ class Rational(NamedTuple):
 
     def fits(self, dy: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) -> bool:
         """Return whether dy, plain and of y's shape, and these, which took the place of what was saved, fit."""
+        device = self.device
         of_x, of_a, of_b = self.shapes
         a_dtype, b_dtype = self.dtypes
         return (
             (dy.dtype is x.dtype is self.dtype and numerator.dtype is a_dtype and denominator.dtype is b_dtype)
+            and (x.device == device and numerator.device == device and denominator.device == device)
             and (x.shape == of_x and numerator.shape == of_a and denominator.shape == of_b)
             and (dy.is_contiguous() and x.is_contiguous() and numerator.is_contiguous() and denominator.is_contiguous())
             and (type(x) in PLAIN and type(numerator) in PLAIN and type(denominator) in PLAIN)
@@ -129,7 +132,7 @@ def rational(
     first = forward.launch_config(shape, forward.launch_size(), strides, dtype, device, *a, *b)
     size = backward_stationary.launch_size(dtype.itemsize, device)
     backward = backward_stationary.launch_config(shape, size, device, strides, dtype, strides, dtype, *a, *b)
-    return Rational(dtype, (shape, a_shape, b_shape), (a_dtype, b_dtype), first, *backward)
+    return Rational(device, dtype, (shape, a_shape, b_shape), (a_dtype, b_dtype), first, *backward)
 
 
 def norm(

@@ -45,11 +45,11 @@ def predict(question: str, unit: str, source: str, guess: Any = None) -> None:
     """
     if not SOURCE.fullmatch(source):
         raise ValueError(f"source={source!r}: expected a chapter's two digits and a word, such as '04-launch'")
-    of = f"of {unit} " if unit else ""
-    number = None if guess is None else _number("guess", guess, f"a number {of}or None")
+    number = None if guess is None else _number("guess", guess, f"a number{f' of {unit}' if unit else ''} or None")
     _asked[source] = one = Prediction(question, unit, number)
     if number is None:
-        said = f"Your number {of}first: write it after <code>guess =</code> in this cell, and run the cell again."
+        place = f", in {unit}" if unit else ""
+        said = f"Your number first{place}: write it after <code>guess =</code> in this cell, and run the cell again."
     else:
         said = f"Your guess: {escape(amount(number, unit))}. It is held against the answer below."
         _keep(source, one)

@@ -39,7 +39,8 @@ def xray(
 
     inputs: tensors; shapes, such as (201728, 768), of tensors in `dtype` that nothing fills; functions that make an
     input; or plain values. Kernels whose addresses depend on data need that data: integer tensors are always real.
-    gpu: the short name of a price list (`names()`). seconds: of running a launch's programs, at most.
+    gpu: the short name of a price list (`names()`). seconds: of running a launch's programs, at most, as
+    a quiet core takes them; the same programs run on any.
 
     Triton must run in its interpreter (TRITON_INTERPRET=1 before it is imported). Raises Outside where a kernel does
     what the model does not know, KeyError for an unknown GPU, ValueError where no kernel is launched.

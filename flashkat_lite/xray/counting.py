@@ -11,7 +11,6 @@ import linecache
 import math
 import re
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,8 @@ SECTOR, FETCH, PAGE = 32, 64, 2048  # bytes: a sector; what HBM hands over at on
 PASSES = 16  # of a loop, that are made
 CHUNK, CHUNKS, DRAWN = 8, 3, 256  # neighbours, how often; programs drawn from the whole grid
 FEW, MANY = 8, 64  # draws that do where nothing is added; that do where each takes long
+# Seconds of a quiet core, about: for an operation of the interpreter, for each of its elements, for an address told.
+OPERATION, ELEMENT, ADDRESS, FIXED = 30e-6, 10e-9, 400e-9, 500  # an access costs as much as so many addresses more
 TYPES = {
     "float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "float16": "fp16", "bool": "i1", "int8": "i8",
     "uint8": "u8", "int16": "i16", "int32": "i32", "uint32": "u32", "int64": "i64", "uint64": "u64",
@@ -146,10 +147,12 @@ class Teller:
         self.words: list[tuple[str, Line, str, np.ndarray, int]] = []  # of the first neighbours
         self.weight = 1.0  # passes for which this one stands
         self.now = 0.0  # bytes touched so far, loops that have ended made whole
+        self.spent = 0.0  # seconds that a quiet core would have taken, about: the same whatever else this one does
         self.drawn = False  # whether this program was drawn from the whole grid
 
     def __call__(self, kind: str, line: Line, addresses: np.ndarray, mask: np.ndarray, bits: int) -> None:
         launch, size, key = self.launch, bits // 8, (kind, addresses.shape, bits)
+        self.spent += ADDRESS * (addresses.size + FIXED)
         if key not in self.layouts:
             self.layouts[key] = layout_of(launch.report.ttgir, *key)
         inside = np.broadcast_to(mask, addresses.shape).astype(bool)
@@ -449,8 +452,9 @@ def watch(capability: int = 90, seconds: float = 4.0, beyond: bool = False) -> I
     """Yield a list of the launches made inside: each is compiled for `capability`, and some of its programs run.
 
     Results inside are not the kernels' results: most programs never run. seconds: of running, for each launch, at most
-    (neighbours have half of them). Raises Outside where a kernel does what the model does not know; beyond: counts it
-    all the same, and its launch says why it has no forecast. RuntimeError where Triton does not interpret.
+    (neighbours have half of them): those of a quiet core, by the count of what the interpreter does, so that the same
+    programs run on any machine, busy or not. Raises Outside where a kernel does what the model does not know; beyond:
+    counts it all the same, and its launch says why it has no forecast. RuntimeError where Triton does not interpret.
     """
     from triton.runtime import interpreter
 
@@ -478,7 +482,7 @@ def watch(capability: int = 90, seconds: float = 4.0, beyond: bool = False) -> I
         launch = Launch(kernel.fn.__name__, (x, y, z), request["num_warps"], report, sizes, outside)
         launches.append(launch)
         told = Teller(launch, tensors)
-        scope, began = interpreter._patch_lang(function), time.process_time()
+        scope = interpreter._patch_lang(function)
         function.__globals__["range"] = interpreter.range = _some_passes
         builder.set_grid_dim(x, y, z)
         _now.append(told)
@@ -489,10 +493,10 @@ def watch(capability: int = 90, seconds: float = 4.0, beyond: bool = False) -> I
                 for i in some:
                     needed = not launch.ran or (told.drawn and launch.alone < 4)
                     adds = any(kind == "add" for kind, *_ in launch.accesses)
-                    enough = MANY if adds and time.process_time() > began + seconds / 4 else DRAWN if adds else FEW
+                    enough = MANY if adds and told.spent > seconds / 4 else DRAWN if adds else FEW
                     if told.drawn and launch.side and launch.alone >= enough:
                         continue
-                    if needed or time.process_time() < began + until:
+                    if needed or told.spent < until:
                         builder.set_grid_idx(i % x, i // x % y, i // (x * y))
                         with np.errstate(all="ignore"):
                             function(**hidden)
@@ -510,6 +514,11 @@ def watch(capability: int = 90, seconds: float = 4.0, beyond: bool = False) -> I
             function.__globals__.pop("range", None)
             vars(interpreter).pop("range", None)
         launch.trips = max(told.loops.values(), default=0) / launch.ran
+
+    def result(handle, *arguments, made=interpreter.TensorHandle.__init__, **keywords):
+        made(handle, *arguments, **keywords)
+        if _now:
+            _now[-1].spent += OPERATION + ELEMENT * np.size(handle.data)
 
     def watched(kind, name, pointers_at, mask_at):
         original = getattr(builder, name)
@@ -532,6 +541,7 @@ def watch(capability: int = 90, seconds: float = 4.0, beyond: bool = False) -> I
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(interpreter.InterpretedFunction, "run", run))
+        stack.enter_context(mock.patch.object(interpreter.TensorHandle, "__init__", result))
         stack.enter_context(_whole(interpreter))
         for kind in kinds:
             stack.enter_context(watched(*kind))

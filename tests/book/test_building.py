@@ -176,7 +176,7 @@ def test_the_life_of_a_build(tmp_path, build_book, html, ascii_locale, browser, 
             assert field.input_value() == "4" and folded.is_visible()
             tab.get_by_role("link", name="Your predictions").first.evaluate("(link) => link.click()")
             assert "1 of 1 guesses given." in tab.get_by_role("status").inner_text()
-            assert "× 5.5, 1 guesses" in tab.locator(".fk-predictions-drawing svg").get_attribute("aria-label")
+            assert "× 5.5, 1 guess" in tab.locator(".fk-predictions-drawing svg").get_attribute("aria-label")
             assert tab.locator(".fk-predictions li").inner_text().endswith("is 5.5 times too high.")
             tab.locator(".fk-predictions li :is(.katex, mjx-container)").wait_for()
             assert not tab.evaluate(TOO_WIDE)

@@ -25,7 +25,11 @@ esac
 """
 MADE = """\
 #!/bin/sh
-[ "$2" = pip ] && echo "{name} $*" >> installed && env >> environment && exit
+case "$*" in
+  *"pip check"*) exit {checked};;
+  *"-r requirements.txt"*) echo "{name} $*" >> installed && env >> environment && exit;;
+  *" pip "*) exit {newer};;
+esac
 exit {finished}
 """
 
@@ -47,12 +51,13 @@ class Clone:
     def __init__(self, folder, bin):
         self.folder, self.bin = folder, bin
 
-    def python(self, name, *version, without=(), finished=0, more=""):
+    def python(self, name, *version, without=(), finished=0, checked=0, newer=0, more=""):
         path, dotted = self.bin / name, ".".join(map(str, version))
         text = STAND_IN.format(python=sys.executable, version=version, dotted=dotted, without=without, more=more)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
-        path.with_name(f"{name}.made").write_text(MADE.format(name=name, finished=finished), encoding="utf-8")
+        made = MADE.format(name=name, finished=finished, checked=checked, newer=newer)
+        path.with_name(f"{name}.made").write_text(made, encoding="utf-8")
 
     def make(self, *words, **environ):
         environ = {"PATH": str(self.bin), "LC_ALL": "C.UTF-8"} | environ
@@ -120,6 +125,17 @@ def test_a_python_is_taken_from_the_first_to_the_last_that_is_pinned_for(clone, 
     clone.python("python3", *version)
     assert (clone.make().returncode == 0) == taken
     assert clone.installed == ["python3"] * taken
+
+
+@pytest.mark.parametrize("newer", [0, 1])
+def test_what_wheels_ask_for_beyond_the_pins_is_installed_with_a_newer_pip_or_without(clone, newer):
+    clone.python("python3", 3, 12, 1, newer=newer)
+    assert clone.make().returncode == 0
+    clone.python("python3", 3, 12, 1, newer=newer, checked=1)
+    shutil.rmtree(clone.folder / ".venv")
+    assert clone.make().returncode == 0
+    lines = (clone.folder / "installed").read_text(encoding="utf-8").splitlines()
+    assert ["--no-deps" in line for line in lines] == [True, True, False]
 
 
 def test_the_python_that_is_named_is_the_only_one_asked(clone):

@@ -160,6 +160,7 @@ def test_its_stubs_raise_only_when_called(path, read):
 
 
 ALLOWED = (ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign)
+NO_UNIT = re.compile(r"(of|in) |times\b|points?$|[mb]illion$")  # "Your guess, in times a copy"
 
 
 def calls(cell, name):
@@ -177,7 +178,8 @@ def test_its_predictions_are_asked_once_without_a_guess_and_answered_below(path,
         assert len(asks) <= 1 and (not asks or cell.source.startswith("guess = None")), cell.id
         for one in asks:
             question, unit, source = map(ast.literal_eval, one.args[:3])
-            assert question and ast.unparse(one.args[3]) == "guess" and isinstance(unit, str), cell.id
+            assert question.endswith("?") and ast.unparse(one.args[3]) == "guess", cell.id
+            assert isinstance(unit, str) and not NO_UNIT.match(unit), f"{cell.id}: Your guess, in {unit}"
             assert re.fullmatch(rf"{path.stem[:2]}-[a-z0-9-]{{1,40}}", source) and source not in asked, source
             waiting.add(source)
             asked.add(source)

@@ -6,6 +6,7 @@ columns in a group stand for odd widths, for those of real models, and for a gro
 
 import ast
 import dataclasses
+import functools
 import importlib
 import math
 import os
@@ -331,7 +332,7 @@ def test_multiply_adds_are_fused_whatever_the_compilers_default(name, monkeypatc
     assert report.count("FFMA") > 2 * report.count("FADD")
 
 
-def test_a_notebooks_launches_fuse_multiply_adds_unless_its_reader_says_otherwise(tmp_path, monkeypatch):
+def test_a_notebooks_launches_fuse_multiply_adds_unless_its_reader_says_otherwise(script, monkeypatch):
     monkeypatch.delenv("TRITON_DEFAULT_FP_FUSION", raising=False)
     text = """
         import os
@@ -344,7 +345,7 @@ def test_a_notebooks_launches_fuse_multiply_adds_unless_its_reader_says_otherwis
         lab.setup._set_up()
         print(os.environ[name], knobs.language.default_fp_fusion)
     """
-    said = [word for word in script(tmp_path, text) if word in ("0", "1", "False", "True")]
+    said = [word for word in script(text) if word in ("0", "1", "False", "True")]
     assert said == ["1", "True", "0", "False"]
 
 
@@ -357,12 +358,44 @@ def test_amds_mi300_compiles():
         assert "v_rcp_f32" in report.sass and report.count("global_atomic") == 0
 
 
-def script(tmp_path, text, **environment):
-    """What a file prints when it runs as __main__, as a notebook's cells do."""
+def test_a_cubin_is_disassembled_once_for_all_processes_and_each_time_where_nothing_can_be_kept(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return SimpleNamespace(stdout="REG:8 STACK:16 LOCAL:4" if "-res-usage" in command else "an instruction")
+
+    def disassembled(cubin=b"one", lines=False):
+        before = len(commands)
+        assert inspection._disassemble(cubin, lines) == (8, 20, "an instruction")
+        return len(commands) > before
+
+    monkeypatch.setattr(inspection, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "kept"))
+    assert disassembled() and not disassembled()
+    assert disassembled(b"two") and disassembled(lines=True) and not disassembled()
+    for file in tmp_path.glob("kept/*/*.json"):
+        file.write_text("[8, ", encoding="utf-8")
+    assert disassembled() and not disassembled(), "what cannot be read is made anew"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file"))
+    assert disassembled() and disassembled()
+
+
+@pytest.fixture
+def script(tmp_path, warm):
+    """What a file prints when it runs as __main__, as a notebook's cells do: script(text, NAME="1")."""
+    return functools.partial(printed, tmp_path, warm)
+
+
+def printed(tmp_path, warm, text, **environment):
     path = tmp_path / "cell.py"
     path.write_text(textwrap.dedent(text), encoding="utf-8")
+    run = f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | environment
-    done = subprocess.run([sys.executable, path], env=environment, capture_output=True, encoding="utf-8")
+    start = [sys.executable, "-c", run]
+    command = warm(start) if environment.get("TRITON_INTERPRET") != "0" else start
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     assert not done.returncode, done.stderr
     return done.stdout.split()
 
@@ -395,8 +428,8 @@ NOTEBOOK = """
 
 
 @pytest.mark.parametrize("interpret", ["0", "1"])
-def test_a_notebooks_kernel_and_a_packages_are_compiled_with_the_interpreter_or_without(tmp_path, interpret):
-    said = script(tmp_path, NOTEBOOK, TRITON_INTERPRET=interpret)
+def test_a_notebooks_kernel_and_a_packages_are_compiled_with_the_interpreter_or_without(script, interpret):
+    said = script(NOTEBOOK, TRITON_INTERPRET=interpret)
     assert said == ["80", "0", "0", "True", "True", str(interpret == "1"), "4"]
 
 

@@ -32,7 +32,6 @@ def again(x, branch, weight, bias, eps):
 RIGHT = {
     "14-1": chain,
     "14-2": step,
-    "14-3": ch14.add_and_norm_solution,
 }
 
 WRONG = {

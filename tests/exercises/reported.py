@@ -38,7 +38,8 @@ def spline_slope_by_rows(x, knots, degree):
 
 
 def poles_of_complex(b, low, high):
-    return [z for z in np.sort_complex(np.roots([*b[::-1], 1.0])) if z.imag == 0 and low <= z.real <= high]
+    zeros = np.sort_complex(np.roots([*b[::-1], 1.0]))
+    return [complex(z.real) for z in zeros if abs(z.imag) < 1e-9 and low <= z.real <= high]
 
 
 def poles_by_signs(b, low, high, points=3001):

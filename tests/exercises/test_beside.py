@@ -49,6 +49,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(module, "GPU", True)
     asked = []
     monkeypatch.setattr(beside, "judged", lambda *given, **named: asked.append((given, named)) or "counted")
+    monkeypatch.setattr(beside, "_process", lambda kind: asked.append(kind))
     yield asked
     common.state.begin()
 
@@ -56,13 +57,22 @@ def gpu(monkeypatch):
 def test_on_a_gpu_plain_pytorch_is_refused_since_nothing_is_launched(gpu):
     with pytest.raises(Wrong, match="expected a Triton kernel, got none: nothing was launched by Triton"):
         right("09-3", answers.by_pytorch)
-    assert gpu == []
+    assert gpu == ["interpreter", "clock"]
 
 
 def test_on_a_gpu_what_launches_kernels_is_counted_and_timed_in_other_processes(gpu, monkeypatch):
     monkeypatch.setattr(kernels, "launched", lambda f, *arguments: 1)
     assert right("09-3", answers.column_sums) == "counted"
-    assert gpu == [(("09-3", (answers.column_sums,)), {"clock": True})]
+    *started, last = gpu
+    assert {*started} == {"interpreter", "clock"} and last == (("09-3", (answers.column_sums,)), {"clock": True})
+
+
+def test_a_process_that_checks_beside_starts_none_of_its_own(gpu, monkeypatch):
+    monkeypatch.setattr(kernels, "launched", lambda f, *arguments: 1)
+    monkeypatch.setattr(common.state, "here", True)
+    monkeypatch.setattr(common, "measured", lambda *given: "timed")
+    assert right("09-3", answers.column_sums) != "counted" and gpu == []
+    common.speeds.clear()
 
 
 def test_launches_are_counted_by_tritons_own_hook():

@@ -13,6 +13,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+import invented
 import numpy as np
 import pytest
 import reported
@@ -56,7 +57,7 @@ def marks(number, first=True):
 
 def of(table):
     """(number, answer, words) of every chapter."""
-    for answers in [*ANSWERS.values(), reported]:
+    for answers in [*ANSWERS.values(), reported, invented]:
         for number, listed in getattr(answers, table, {}).items():
             for place, entry in enumerate(listed if isinstance(listed, list) else [listed]):
                 answer, words = (entry, "") if table == "RIGHT" else entry

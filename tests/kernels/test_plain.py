@@ -57,6 +57,25 @@ def test_a_hook_may_give_back_other_tensors_than_were_saved(hook):
         torch.testing.assert_close(ours, theirs, rtol=2**-7 if "bfloat16" in hook else 0, atol=0)
 
 
+@pytest.mark.parametrize("found", [True, False], ids=["plain", "not plain"])
+@pytest.mark.parametrize(("name", "shape"), [("numerator", (4, 6)), ("denominator", (4, 4)), ("mean", (6,))])
+def test_what_a_hook_brings_back_to_another_device_is_refused_by_name_and_not_launched(name, shape, found, monkeypatch):
+    if not found:
+        nowhere(monkeypatch)
+
+    def forwards_only(*_, usual=launch.BoundLaunch.__call__):
+        assert not back, "launched"
+        return usual(*_)
+
+    back = []
+    monkeypatch.setattr(launch.BoundLaunch, "__call__", forwards_only)
+    hook = lambda t: back.append(1) or (t.to("meta") if t.shape == shape else t)  # noqa: E731
+    for backward in (lambda: gradients(*inputs(), hook), lambda: norms(hook))[name == "mean" :]:
+        back.clear()
+        with pytest.raises(ValueError, match=f"^{name} came back on meta, x on "):
+            backward()
+
+
 def test_what_is_not_plain_takes_the_other_way(monkeypatch, looked_up):
     x, a, b, dy = inputs()
     backwards = []

@@ -93,7 +93,7 @@ def test_a_source_is_a_chapter_and_a_word():
 
 def test_nothing_guessed_is_a_quiet_line_and_keeps_nothing(shown, kept):
     assert asked(shown, None, 0.73) == "Measured: 0.73 ms."
-    assert "Your number of ms first" in shown[0] and not kept.exists()
+    assert "Your number first, in ms:" in shown[0] and not kept.exists()
 
 
 def test_a_value_whose_question_was_not_asked_says_so_and_goes_on(shown):

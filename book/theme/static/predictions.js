@@ -151,7 +151,8 @@
       }
       const title = off ? `${part.name}: half within × ${factor(off)}` : part.name;
       root.append(svg("text", { x: 2, y: y - 16 }, title));
-      words.push(`${title}, ${part.logs.length + part.seen.length} guesses`);
+      const count = part.logs.length + part.seen.length;
+      words.push(`${title}, ${count} guess${count === 1 ? "" : "es"}`);
       for (const log of part.logs) root.append(svg("circle", { cx: x(log), cy: y, r: 5 }));
       for (const log of part.seen) root.append(svg("circle", { cx: x(log), cy: y, r: 5, class: "fk-seen" }));
     });

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..xraying import wanted
 from . import beside
-from .common import CHECKS, Wrong, discreet, explained, forecasts, state
+from .common import CHECKS, Wrong, discreet, explained, forecasts, state, unchanged
 from .hints import hint, offered
 from .kernels import guarded_and_compiled, sass
 from .touched import Touched
@@ -19,7 +19,7 @@ def right(number: str, *answers: Any, **told: Callable[..., None]) -> str:
     import_module(f".ch{number[:2]}", __name__)
     state.begin()
     with explained(), guarded_and_compiled(**told):
-        said = CHECKS[number](*answers)
+        said = CHECKS[number](*map(unchanged, answers))
     if state.counted and not state.here:  # on a GPU, which does not tell what kernels do
         said = beside.judged(number, answers, clock=state.timed)
     return said

@@ -150,6 +150,12 @@ def _process(kind: str) -> Process:
     return _processes[kind]
 
 
+def start() -> None:
+    """Start both processes, which import for seconds, while the notebook's own check goes on."""
+    for kind in ("interpreter", "clock"):
+        _process(kind)
+
+
 @atexit.register
 def _close() -> None:
     for process in _processes.values():

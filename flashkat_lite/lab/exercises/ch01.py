@@ -11,7 +11,7 @@ from torch import Tensor
 from ..counting import Work
 from ..splines import basis, uniform_knots
 from .common import Parts, Wrong, exercise, numbers, same_tensor
-from .rules import without_autograd
+from .rules import Operations, without_autograd
 
 
 @exercise("01-1")
@@ -45,6 +45,12 @@ def count_kan(inputs: int, outputs: int, intervals: int, degree: int) -> Parts:
         "the basis is computed once for each input, not for each edge": 7 * edges * splines + node,
         "differences of knots are made once for all rows: 7, not 9": 9 * inputs * splines + node,
         "the levels below the last have splines too": 7 * inputs * last + node,
+        "the indicators, degree 0, are comparisons: levels 1 to K":
+            7 * inputs * (splines + intervals + 2 * degree) + node,
+        "a multiply-add counts 2": 7 * inputs * splines + edges * (last + 1) + outputs,
+        "the two products are added once for each output, not for each edge":
+            7 * inputs * splines + node - outputs + edges,
+        "the base weight's product counts too": 7 * inputs * splines + node - 2 * edges,
     }  # fmt: skip
 
 
@@ -56,11 +62,17 @@ def basis_slope(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         knots = torch.cumsum(0.2 + torch.rand(11, generator=g, dtype=torch.float64), 0) - 3.0
         x = knots[0] + (knots[-1] - knots[0]) * torch.rand(200, generator=g, dtype=torch.float64)
         _, want = torch.func.jvp(lambda x: basis(x, knots, degree), (x,), (torch.ones_like(x),))  # noqa: B023
-        with without_autograd():
+        with without_autograd(), Operations() as operations:
             got = f(x, knots, degree)
-        same_tensor(f"slopes at degree {degree}, uneven knots", got, want, 1e-9, {
+        if len(operations.done) >= len(x):
+            raise Wrong(
+                f"expected operations on all of x at once, got {len(operations.done):,} of PyTorch's for {len(x)} "
+                "numbers. Likely cause: a loop over x"
+            )
+        same_tensor(f"slopes at degree {degree}, uneven knots", got, want, 1e-12 * (1 + want.abs()), {
             "the factor in front, the degree": want / degree,
             "the sign: the left spline rises, the right one falls": -want,
+            "right but for rounding: a quotient of differences near x, where the formula is exact": (want, 1e-4),
         }, arrays=True)  # fmt: skip
     return "slopes at three degrees, on uneven knots"
 
@@ -101,6 +113,11 @@ def cheap_edge(f: Callable[[Tensor, float, float, Tensor], Tensor]) -> str:
             "the four weights in reverse: c[cell] has (1-f)³/6": basis(2 * middle - x, knots, 3) @ c,
         }, arrays=True)  # fmt: skip
         each = work.flops / len(x)
+        if each < 4:
+            raise Wrong(
+                f"right, but {each:.1f} FLOPs an element were counted, fewer than it takes: the check counts PyTorch's "
+                "operations alone, so write it in those"
+            )
         if each > 16:
             raise Wrong(f"right, but at {each:.1f} FLOPs an element, counted over {len(x):,}; 16 count as good")
     return f"the same curve for {each:.1f} FLOPs an element"

@@ -17,7 +17,7 @@ from .language import tl, triton
 
 @exercise("05-1")
 @numbers(
-    "ten ways for a warp to read",
+    "eleven ways for a warp to read",
     *(
         (0, 4, 4),
         (4, 4, 4),
@@ -29,6 +29,7 @@ from .language import tl, triton
         (0, 0, 4),
         (28, 12, 4),
         (28, 64, 8),
+        (0, 128, 96),
     ),
 )
 def warp_sectors(first: int, stride: int, size: int) -> Parts:
@@ -37,6 +38,8 @@ def warp_sectors(first: int, stride: int, size: int) -> Parts:
     last = taken[-1]
     yield f"sectors for {first=}, {stride=}, {size=}", len({byte // SECTOR for byte in taken}), {
         "a sector touched by several lanes moves once": 32,
+        "a lane's first and last bytes alone: sectors between them move too":
+            len({byte // SECTOR for i in range(32) for byte in (first + i * stride, first + i * stride + size - 1)}),
         "these are lines of 128 bytes: a sector has 32": len({byte // 128 for byte in taken}),
         "sectors that no lane touches, in the gaps of a wide stride, do not move": last // SECTOR - first // SECTOR + 1,
         "the first byte may lie inside a sector: count from `first`": -(-(last + 1 - first) // SECTOR),
@@ -46,8 +49,8 @@ def warp_sectors(first: int, stride: int, size: int) -> Parts:
 
 @exercise("05-2")
 @numbers(
-    "programs for four machines",
-    *((4000.0, 700.0, 4, 16), (4000.0, 700.0, 4, 64), (3000.0, 500.0, 8, 4), (10.0, 1.0, 1, 4)),
+    "programs for five machines",
+    *((4000.0, 700.0, 4, 16), (4000.0, 700.0, 4, 64), (3000.0, 500.0, 8, 4), (10.0, 1.0, 1, 4), (4096.0, 500.0, 4, 16)),
 )
 def programs_to_fill(rate: float, latency: float, warps: int, each: int) -> Parts:
     """Check the fewest programs of `warps` warps that keep GB/s × ns bytes in flight, `each` bytes a thread."""
@@ -55,7 +58,7 @@ def programs_to_fill(rate: float, latency: float, warps: int, each: int) -> Part
     needed, program = rate * latency, 32 * warps * each  # 1 GB/s is 1 byte a nanosecond
     yield f"programs for {size}", math.ceil(needed / program), {
         "a part of a program is not launched: round up": int(needed // program),
-        "rounded up, and then one more": int(needed // program) + 2,
+        "rounded up, and then one more": math.ceil(needed / program) + 1,
         "a warp has 32 lanes": math.ceil(needed / (warps * each)),
         "a program has several warps": math.ceil(needed / (32 * each)),
         "1 GB is 1e9 bytes here, not 2**30": math.ceil(needed * 2**30 / 1e9 / program),
@@ -77,6 +80,7 @@ def bank_ways(f: Callable[[list[int]], int]) -> str:
         "two words of one bank": [0, 32] * 16,
         "words in any order": [(5 * i + 3) % 32 for i in range(32)],
         "a column of a 32 × 16 tile": [16 * i for i in range(32)],
+        "four words of one bank and one of another": ([0, 32, 64, 96, 1] * 7)[:32],
     }
     for name, words in cases.items():
         banks = [word % 32 for word in words]
@@ -85,9 +89,10 @@ def bank_ways(f: Callable[[list[int]], int]) -> str:
             "lanes that want the same word are served together: count different words": max(map(banks.count, banks)),
             "that is the number of banks in use": len(set(banks)),
             "that is the number of conflicts beyond the first turn": expected - 1,
+            "the mean over the banks in use: the fullest one decides": len(set(words)) / len(set(banks)),
             "all different words were counted: banks work at the same time": len(set(words)),
         })  # fmt: skip
-    return "eight patterns of words"
+    return "nine patterns of words"
 
 
 @exercise("05-4")

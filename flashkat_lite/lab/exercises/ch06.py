@@ -51,8 +51,11 @@ def index_sums(f: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         in_turn = torch.zeros(size, dtype=torch.bfloat16)
         for place, term in zip(index.tolist(), terms.cpu(), strict=True):
             in_turn[place] += term
-        what, half_a_gap = f"sums of {count} terms on {size} totals", 1.1 * 2.0**-8  # and float32's rounding
-        same_twice(what, f, (terms, index, size), exact, half_a_gap * exact.abs() + 1e-30, {
+        what, binade = f"sums of {count} terms on {size} totals", 2.0 ** (exact.frexp().exponent - 1)
+        half_a_gap = 1.02 * 2.0**-8 * binade  # and float32's rounding
+        same_twice(what, f, (terms, index, size), exact, half_a_gap * (exact != 0) + 1e-30, {
+            "right but for rounding: more than one rounding to bfloat16, or bits that were cut off":
+                (exact, 4 * half_a_gap * (exact != 0)),
             "the total is rounded to bfloat16 at every addition: keep it in float32": in_turn.to(lab.DEVICE),
             STORED: torch.zeros_like(exact).index_copy(0, index, terms.double()),
         }, torch.bfloat16)  # fmt: skip

@@ -52,7 +52,7 @@ def what_is_lost(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
             if isinstance(part, Tensor) and part.dtype != torch.float32:
                 raise Wrong(f"{name}: expected dtype torch.float32, got {part.dtype}; do it without float64")
         made = [(done, tensor) for done, _, tensors in operations.done for tensor in tensors]
-        if wide := [done for done, tensor in made if tensor.dtype == torch.float64]:
+        if wide := [done for done, tensor in made if tensor.dtype in (torch.float64, torch.complex128)]:
             raise Wrong(f"expected float32 throughout, got float64 from {wide[0]}; do it without float64")
         s = p + q
         # Exponents differ by 21 at most, so 24 + 21 bits: float64 holds the sum exactly.
@@ -68,7 +68,7 @@ def what_is_lost(f: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> str:
             "e is always zero: an exact difference of rounded numbers was taken for granted": 0 * e,
             "right only where the first number is the larger one": q - (s - p),
             "right only where the second number is the larger one": p - (s - q),
-        })  # fmt: skip
+        }, torch.float32)  # fmt: skip
     return "4000 additions, to the last bit"
 
 

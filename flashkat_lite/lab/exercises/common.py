@@ -1,7 +1,10 @@
 """What checks share: the error that they raise, comparisons that say what is wrong and where, and the clock."""
 
 import contextlib
+import copy
+import ctypes
 import functools
+import inspect
 import itertools
 import math
 import random
@@ -67,7 +70,7 @@ def numbers(about: str, *cases: tuple) -> Callable[[Callable[..., Parts]], Calla
         @functools.wraps(right)
         def check(f: Callable) -> str:
             for case in cases:
-                parts, answer = [*right(*case)], f(*case)
+                parts, answer = [*right(*case)], f(*copy.deepcopy(case))  # which f may take to pieces
                 names = [what.partition(" for ")[0] for what, _, _ in parts]
                 answer = expect_tuple(answer, *names) if names[1:] else (answer,)
                 wanted = tuple(expected for _, expected, _ in parts)
@@ -140,7 +143,8 @@ def as_numbers(what: str, answer: Any, length: int | None = None, kind: str = "n
     if type(answer) in (Tensor, np.ndarray) and len(answer.shape) == 1:
         answer = answer.tolist()
     if not isinstance(answer, list | tuple):
-        got = type(answer).__name__ if isinstance(answer, Tensor | np.ndarray) else repr(answer)
+        is_array = isinstance(answer, Tensor | np.ndarray)
+        got = f"{type(answer).__name__} of shape {list(answer.shape)}" if is_array else repr(answer)
         raise Wrong(f"{what}: expected {expected}, got {got}")
     values = [v.item() if isinstance(v, Tensor | np.ndarray | np.generic) and v.size else v for v in answer]
     values = [float(v) if type(v) in (Fraction, Decimal) else v for v in values]
@@ -177,6 +181,7 @@ def same_tensor(
     rounding = min(16 * torch.finfo(got.dtype).eps, 2.0**-5) if got.is_floating_point() else 0.0
     got = got.detach().to(expected.device, torch.float64)
     bound = torch.as_tensor(tolerance, dtype=torch.float64, device=expected.device).expand(expected.shape)
+    narrow &= bool((bound < 1e-7 * (1 + expected.abs())).all())  # elsewhere what float32 explains is allowed
     error = (got - expected.double()).abs()
     bad = ~(error <= bound)
     if not bad.any():
@@ -194,9 +199,12 @@ def same_tensor(
     where = tuple(bad.nonzero()[0].tolist())
     right, mine = expected[where].item(), got[where].item()
     digits = 7 if f"{right:.7g}" != f"{mine:.7g}" else 17
-    cause = next((text for text, wrong in (causes or {}).items() if matches(wrong)), "")
-    if not cause and narrow and bool((error <= 1e-6 * (1 + expected.abs())).all()):
+    cause = ""
+    if narrow and bool((error <= 1e-6 * (1 + expected.abs())).all()):
         cause = "right but for rounding: computed in float32, where float64 was given"
+    cause = cause or next((text for text, wrong in (causes or {}).items() if matches(wrong)), "")
+    if not cause and guard.unread():
+        cause = f"{guard.unread()}: round the number of programs up, and mask the last block"
     if got.isnan().any():
         cause = _of_nan()
     raise Wrong(
@@ -212,7 +220,7 @@ def _of_nan() -> str:
     if GPU or guard.nan_loaded:
         return read
     if guard.nan_stored:
-        return "a NaN was computed: infinity over infinity, infinity minus infinity, or 0/0"
+        return "a NaN was computed: infinity over infinity, infinity minus infinity, 0/0, or bits that are no number's"
     unwritten = "memory from `empty` that nothing wrote"
     return unwritten if guard.launches else f"a NaN was computed, or it is {unwritten}"
 
@@ -227,15 +235,64 @@ def same_twice(
     same_tensor(f"a second call, {what}", f(*arguments), expected, tolerance, unzeroed)
 
 
+# What an answer does to its arguments
+
+
+def unchanged(f: Any) -> Any:
+    """Return an answer that raises Wrong where it has written into a tensor that it was given; on a CPU."""
+    if not callable(f):
+        return f
+
+    @functools.wraps(f)
+    def call(*arguments, **named):
+        given = [(place, t) for place, t in enumerate(arguments) if type(t) is Tensor and t.device.type == "cpu"]
+        before = [(place, _memory(t), _memory(t).copy()) for place, t in given if t.untyped_storage().nbytes() <= 2**24]
+        guard.ended.clear()
+        result = f(*arguments, **named)
+        for place, memory, old in before:
+            if not np.array_equal(memory, old):
+                name = [*inspect.signature(f).parameters, "an argument"][place]
+                raise Wrong(f"{name} was changed: write the result into memory of its own, or into a copy of {name}")
+        return result
+
+    return call
+
+
+def _memory(tensor: Tensor) -> np.ndarray:
+    """Return the bytes of a tensor's storage, what lies around the tensor too, as an array that shares them."""
+    storage = tensor.untyped_storage()
+    if not storage.nbytes():
+        return np.empty(0, dtype=np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_ubyte * storage.nbytes()).from_address(storage.data_ptr()))
+
+
 # What is said of an error
 
 ADVICE = {
+    r"arange's range must be a power of 2": (
+        "a block of another size: blocks are powers of two, triton.next_power_of_2(n) say, with a mask for the rest"
+    ),
+    r"invalid operands of type pointer": (
+        "an address is a pointer and integers, and a division by / gives a float: divide by //"
+    ),
+    r"invalid operands of type triton.language.(?:float|bf)": (
+        "<<, >>, & or | of floats: bits are integers' (x.view(torch.int32) outside, .to(tl.int32, bitcast=True) inside)"
+    ),
+    r"'numpy.ndarray' object has no attribute 'type'": "an array of NumPy's, where kernels take PyTorch's tensors",
+    r"'int' object is not iterable": (
+        "an element of a tensor, by its index: in a kernel, load it alone, or select it by tl.where and tl.sum"
+    ),
+    r"NoneType": (
+        "a function that gives nothing: one of libdevice, which the interpreter does not have (write tanh by tl.exp, "
+        "say), or one of yours without a `return`"
+    ),
     r"has no attribute 'get_bf16'": (
         "arithmetic in bfloat16, which the interpreter does not have: convert first, x.to(tl.float32), and let the "
         "store convert back"
     ),
     r"Unsupported data type": (
-        "an atomic addition to memory of a dtype that has none here, such as 16 bits: keep totals in float32"
+        "an atomic operation that has none here for this dtype, such as 16 bits, or an exchange of float32: add to "
+        "totals in float32"
     ),
     r"(Scalar )?-?\d+ is out of range for type int32": (
         "a constant of 32 bits whose highest bit is set: write it as int32 has it, -65536 for 0xffff0000, or ~0xffff"

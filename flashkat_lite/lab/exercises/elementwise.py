@@ -29,10 +29,7 @@ def values(rows: int, columns: int, dtype: torch.dtype = torch.float32, *, seed:
 def same_elements(
     what: str, got: Any, x: Tensor, expected: Tensor, bound: Tensor, causes: dict[str, Tensor | tuple]
 ) -> None:
-    """Raise Wrong unless `got` is `expected`, in x's dtype, within float32's `bound` and one rounding as it is stored.
-
-    Triton's interpreter truncates there, where a GPU rounds.
-    """
+    """Raise Wrong unless `got` is `expected`, in x's dtype, within float32's `bound` and a unit of x's dtype."""
     if isinstance(got, Tensor) and got.dtype != x.dtype:
         raise Wrong(f"{what}: expected {x.dtype}, as x; got {got.dtype}")
     same_tensor(what, got, expected, bound + torch.finfo(x.dtype).eps * expected.abs(), causes)

@@ -41,6 +41,7 @@ def same_coefficient_gradients(answer: tuple, dy: Tensor, x: Tensor, a: Tensor, 
     signless = db * torch.where(b < 0, -1.0, 1.0)
     same_tensor(f"ddenominator{size}", answer[1], db, bound_b, {
         "sign(0): at b_j = 0 the convention is +1, where torch.sign and torch.abs have 0": db * (b != 0),
+        "sign(0) is +1, so b < 0 turns the sign, and b = 0 does not": db * torch.where(b == 0, -1.0, 1.0),
         "the sign of b_j is lost: Q holds |b_j|": signless,
         "the minus sign of -P/Q² is lost": -db,
         "both the minus sign and the sign of b_j are lost": -signless,

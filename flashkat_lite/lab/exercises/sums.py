@@ -8,7 +8,10 @@ from torch import Tensor
 
 from flashkat_lite.testing import guarded
 
+from ..counting import Accesses
+from ..setup import GPU
 from .common import TWICE, Wrong, normal, same_tensor, same_twice
+from .kernels import watch
 
 STORED = "one term of each total is left: they were stored, not added"
 
@@ -60,17 +63,32 @@ def check_column_sums(f: Callable[[Tensor], Tensor]) -> None:
 
 
 def check_sums_by_index(
-    what: str, f: Callable[..., Tensor], arguments: tuple, index: Tensor, weights: Tensor, size: int
-) -> None:
-    """Raise Wrong unless f(*arguments), twice, is the float32 sums [size] of weights [N] by index [N]."""
+    what: str,
+    f: Callable[..., Tensor],
+    arguments: tuple,
+    index: Tensor,
+    weights: Tensor,
+    size: int,
+) -> Accesses | None:
+    """Raise Wrong unless f(*arguments), twice, is the float32 sums [size] of weights [N] by index [N].
+
+    Return what kernels do in the second call, in the interpreter.
+    """
     zeros, index = torch.zeros(size, dtype=torch.float64, device=weights.device), index.long()
     weights = weights.double()
     exact, magnitudes = (zeros.index_add(0, index, terms) for terms in (weights, weights.abs()))
-    same_twice(what, f, arguments, exact, rounding(len(index), magnitudes), {
+    calls = []
+
+    def watched(*arguments):
+        calls.append(watch(f, *arguments) if calls and not GPU else None)
+        return calls[-1].result if calls[-1] else f(*arguments)
+
+    same_twice(what, watched, arguments, exact, rounding(len(index), magnitudes), {
         "these are counts: the weights were not added": zeros.index_add(0, index, torch.ones_like(weights)),
         "every sum holds the total of all of them": exact.sum().expand_as(exact),
         STORED: zeros.index_copy(0, index, weights),
     })  # fmt: skip
+    return watch(f, *arguments) if GPU else calls[-1]
 
 
 def same_total(what: str, got: Any, x: Tensor, causes: dict[str, Tensor | None] | None = None) -> None:
