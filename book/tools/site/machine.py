@@ -50,8 +50,8 @@ def numbers() -> dict[str, tuple[str, str]]:
     one = next(r for r in records.load("atomic_rate").data if r["addresses"] == 1)["per_ns"]
     return {
         "arithmetic": ("4 instructions", "a cycle"),
-        "registers": ("262 KB each", "no wait"),
-        "shared": ("262 KB each", f"{min(waits.values()):.0f} ns · {_thousands(l1)} GB/s"),
+        "registers": ("256 KiB each", "no wait"),
+        "shared": ("256 KiB each", f"{min(waits.values()):.0f} ns · {_thousands(l1)} GB/s"),
         "l2": (f"{device['l2_bytes'] / 1e6:.0f} MB in two halves", f"{near:.0f} ns · {_thousands(l2)} GB/s"),
         "queue": ("one addition at a time", f"{one:.2f} additions a ns"),
         "hbm": (f"{device['memory_bytes'] / 1e9:.0f} GB", f"{max(waits.values()):.0f} ns · {_thousands(hbm)} GB/s"),
