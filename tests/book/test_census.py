@@ -59,4 +59,4 @@ def test_chapter_15_tells_what_the_page_tells():
     (path,) = notebooks.select(["15"])
     prose = "\n".join(cell.source for cell in notebooks.read(path).cells if cell.cell_type == "markdown")
     assert f"{len(adding)} of {len(known)} calls add to shared places" in prose
-    assert len(ill) == 1 and "forecasts that this holds back one" in prose
+    assert len(ill) == 1 and "which by forecast holds back one" in prose
