@@ -3,8 +3,8 @@
 import functools
 import gzip
 import http.server
-import math
 import io
+import math
 import re
 import threading
 from contextlib import contextmanager
