@@ -243,7 +243,7 @@ def rows(gpu):
 @pytest.mark.parametrize("gpu", sorted(path.stem for path in FORECASTS.glob("*.json") if path.stem != "fresh"))
 def test_forecasts_stay_near_what_was_recorded(gpu):
     off = [abs(math.log(row["ms"] / row["recorded"])) for row in rows(gpu)]
-    assert len(off) > 150
+    assert len(off) > (150 if gpu == "h200" else 50)  # an H100 has records of chapters 10 and 11
     assert sum(one <= math.log(1.5) for one in off) >= 0.95 * len(off)
     assert sum(one <= math.log(1.25) for one in off) >= 0.85 * len(off)
 
