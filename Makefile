@@ -14,8 +14,8 @@ endif
 # runs reads and writes UTF-8, whatever the locale.
 unexport PYTHONSAFEPATH PYTHONOPTIMIZE PYTHONWARNINGS
 export PYTHONUTF8 := 1
-# Tests wait for browsers and for processes of their own: one more at a time than there are cores.
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Tests wait for browsers and for processes of their own: two more at a time than there are cores.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 # What was said on make's own command line: OUT or ARGS in the environment may be somebody else's.
 given = $(if $(filter command,$(origin $1)),$($1))

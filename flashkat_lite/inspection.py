@@ -251,9 +251,19 @@ _idle: list[_Compiler] = []
 _lock = threading.Lock()
 
 
-def _compile_elsewhere(jobs: list[dict[str, Any]], keep: bool) -> list[dict[str, Any]]:
+def _environment() -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_DISABLE_LINE_INFO": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return environment | {"TRITON_DISABLE_LINE_INFO": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def start_compilers(count: int) -> None:
+    """Start processes that compile, which import for seconds, before anything is asked of them."""
+    with _lock:
+        _idle.extend(_Compiler(_environment()) for _ in range(count))
+
+
+def _compile_elsewhere(jobs: list[dict[str, Any]], keep: bool) -> list[dict[str, Any]]:
+    environment = _environment()
     with _lock:
         wanted = (_settings(environment), os.getpid())
         alive = [c for c in _idle if c.process.poll() is None]
@@ -415,6 +425,8 @@ def _disassemble(cubin: bytes, lines: bool) -> tuple[int, int, str]:
 
 def _serve() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what a kernel's module prints is no answer
+    with contextlib.suppress(ImportError):  # which a compilation reports
+        import triton.compiler  # noqa: F401, while whoever asks is still busy
     for line in sys.stdin:
         try:
             answer = _compile(json.loads(line))

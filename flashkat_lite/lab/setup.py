@@ -13,7 +13,7 @@ import torch
 from IPython import get_ipython
 from IPython.display import HTML, display
 
-from flashkat_lite import _interpreter, console, hardware
+from flashkat_lite import _interpreter, console, hardware, inspection
 from flashkat_lite._torch import interpreted
 
 T = TypeVar("T")
@@ -72,29 +72,51 @@ def bandwidth() -> float | None:
 
 
 _turn = []  # an open file: whoever locks it has the GPU
+ASKED = "asked"
+AHEAD = "matplotlib.pyplot", "ipywidgets", "sklearn.datasets", "sympy", "torch.utils.flop_counter", "triton"
+AHEAD += "torch._dynamo", "torch._inductor.compile_fx"
 
 
-def _wait_for_turn(path: str) -> None:
-    """Wait until no other process holds this file: `make execute` starts a chapter while another has the GPU."""
-    import fcntl
+def _wait_for_turn(turn: str) -> None:
+    """Wait until no other process holds the file `turn`: `make execute` starts a chapter while another has the GPU.
 
-    for name in ("matplotlib.pyplot", "ipywidgets", "triton"):  # what needs no GPU is done meanwhile
+    What needs no GPU is done meanwhile: imports, and the start of the processes that check and compile, which wait in
+    turn until something is `asked` of them.
+    """
+    for name in AHEAD:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    _turn.append(open(path, "ab"))  # noqa: SIM115, held until this process ends
+    if turn == ASKED:
+        import select
+
+        select.select([sys.stdin], [], [])
+        if not sys.stdin.buffer.peek(1):  # nothing will be
+            sys.exit()
+        return
+    import fcntl
+
+    with contextlib.suppress(ImportError):  # of Triton
+        from .exercises import beside
+
+        beside.start(asleep=True)
+        inspection.start_compilers(min(inspection.CORES, 8))
+    _turn.append(open(turn, "ab"))  # noqa: SIM115, held until this process ends
     fcntl.flock(_turn[-1], fcntl.LOCK_EX)
 
 
-if GPU and os.environ.get("FLASHKAT_TURN"):
-    # Before anything that opens the GPU; processes of this one have its turn too.
-    _wait_for_turn(os.environ.pop("FLASHKAT_TURN"))
+def _prepare() -> None:
+    """Do what comes before anything that opens the GPU, imports Triton or draws."""
+    console.settle()
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
+    if os.environ.get("FLASHKAT_TELL_MEMORY"):
+        _tell_memory(os.environ.pop("FLASHKAT_TELL_MEMORY"))
+    turn = os.environ.pop("FLASHKAT_TURN", None)
+    if GPU and turn:
+        _wait_for_turn(turn)
 
 
 def _half() -> torch.dtype:
     return torch.float16 if GPU and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
-
-
-HALF = _half()  # what models multiply matrices in
 
 
 def note(html: str) -> None:
@@ -141,10 +163,6 @@ def _tell_memory(path: str) -> None:
 
 
 def _set_up() -> None:
-    console.settle()  # before Triton and Matplotlib look where to keep things
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as all compilers did that the measurements come from
-    if os.environ.get("FLASHKAT_TELL_MEMORY"):
-        _tell_memory(os.environ.pop("FLASHKAT_TELL_MEMORY"))
     if GPU and importlib.util.find_spec("triton") is None:
         advice = "<code>pip install triton-windows</code>" if os.name == "nt" else "install it"
         note(f"A {torch.cuda.get_device_name()}, but no Triton: kernel cells do not run. For them {advice}.")
@@ -175,4 +193,6 @@ def _set_up() -> None:
         note(f"No CUDA device: kernels run in Triton's interpreter{how}, at small sizes; timings are recorded ones.")
 
 
+_prepare()
+HALF = _half()  # what models multiply matrices in
 _set_up()

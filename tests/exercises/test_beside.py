@@ -1,6 +1,7 @@
 """With a GPU the interpreter's check runs in a process beside; here it is asked as a GPU's check would ask it."""
 
 import types
+from unittest import mock
 
 import beside_answers as answers
 import pytest
@@ -21,6 +22,15 @@ def end():
 
 def test_a_right_answer_is_counted_beside_with_all_that_its_cell_has():
     assert beside.judged("09-3", (answers.column_sums,), clock=False) == "column sums, summed in the program first"
+
+
+def test_a_process_that_was_started_ahead_answers_when_it_is_asked():
+    beside._close()
+    beside._processes.clear()
+    beside.start(asleep=True)
+    beside.start()
+    said = beside.judged("09-3", (answers.column_sums,), clock=False)
+    assert said == "column sums, summed in the program first"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +59,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(module, "GPU", True)
     asked = []
     monkeypatch.setattr(beside, "judged", lambda *given, **named: asked.append((given, named)) or "counted")
-    monkeypatch.setattr(beside, "_process", lambda kind: asked.append(kind))
+    monkeypatch.setattr(beside, "_process", lambda kind, asleep: asked.append(kind) or mock.Mock())
     yield asked
     common.state.begin()
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from flashkat_lite import hardware, records, testing
+from flashkat_lite import hardware, inspection, records, testing
 from flashkat_lite.lab import exercises, figures, fitting, measuring, setup, show
-from flashkat_lite.lab.exercises import hints
+from flashkat_lite.lab.exercises import beside, hints
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
 from tools.notebooks import stamp
 
@@ -186,19 +186,33 @@ def test_a_gpu_without_bfloat16_multiplies_in_float16_and_says_so(gpu, monkeypat
     assert setup.HALF is torch.float16 and len(said) == 2 and "bfloat16" in said[1]
 
 
-def test_a_chapter_waits_until_the_one_before_has_left_the_gpu(tmp_path):
-    fcntl, turn = pytest.importorskip("fcntl"), tmp_path / "turn"
+def test_a_chapter_waits_until_the_one_before_has_left_the_gpu(tmp_path, monkeypatch):
+    fcntl, turn, started = pytest.importorskip("fcntl"), tmp_path / "turn", []
+    monkeypatch.setattr(setup, "AHEAD", ("json",))
+    monkeypatch.setattr(beside, "start", lambda asleep: started.append(("checks", asleep)))
+    monkeypatch.setattr(inspection, "start_compilers", lambda count: started.append(("compilers", count)))
     with open(turn, "ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         waiting = threading.Thread(target=setup._wait_for_turn, args=(str(turn),))
         waiting.start()
         waiting.join(1)
         assert waiting.is_alive()
+        assert started == [("checks", True), ("compilers", min(inspection.CORES, 8))]
     waiting.join(10)
     assert not waiting.is_alive()
     with open(turn, "ab") as again, pytest.raises(OSError):
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
     setup._turn.pop().close()
+
+
+@pytest.mark.parametrize("said", ["\n", ""])
+def test_what_is_started_ahead_works_once_it_is_asked_and_ends_where_it_is_not(said):
+    code = "from flashkat_lite.lab import setup\nsetup.AHEAD = ()\nsetup._wait_for_turn('asked')\nprint('works')"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    assert ("works" in process.communicate(said)[0]) == bool(said) and process.returncode == 0
 
 
 def test_under_a_limit_a_claim_that_fails_says_so_and_no_record_is_kept(library, shown, monkeypatch):

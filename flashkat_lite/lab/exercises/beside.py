@@ -26,6 +26,7 @@ import torch
 from flashkat_lite import console
 
 from ..compiling import Source
+from ..setup import ASKED
 from . import common
 from .common import Speed, Wrong
 
@@ -115,12 +116,19 @@ def text_of(answers: tuple) -> tuple[str, list[str]]:
 class Process:
     """A process that checks answers; kept for the next check, and ended with this one."""
 
-    def __init__(self, environment: dict[str, str]):
+    def __init__(self, environment: dict[str, str], asleep: bool = False):
+        if asleep:
+            environment = environment | {"FLASHKAT_TURN": ASKED}
         path = os.pathsep.join(p for p in sys.path if p)
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **environment}
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
         command = console.python("lab.exercises.beside", "serve()")
         self.process = subprocess.Popen(command, env=environment, **pipes)
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):  # of a process that has ended: its next answer says so
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
 
     def __call__(self, number: str, text: str, names: list[str], clock: bool) -> dict[str, Any]:
         try:
@@ -144,16 +152,21 @@ class Process:
 _processes: dict[str, Process] = {}
 
 
-def _process(kind: str) -> Process:
+def _process(kind: str, asleep: bool = False) -> Process:
     if kind not in _processes or _processes[kind].process.poll() is not None:
-        _processes[kind] = Process(WITHOUT if kind == "interpreter" else {})
+        _processes[kind] = Process(WITHOUT if kind == "interpreter" else {}, asleep)
     return _processes[kind]
 
 
-def start() -> None:
-    """Start both processes, which import for seconds, while the notebook's own check goes on."""
+def start(asleep: bool = False) -> None:
+    """Start both processes, which import for seconds, while the notebook's own check goes on.
+
+    asleep: the one with a GPU leaves it alone until the next `start`, or until it is asked.
+    """
     for kind in ("interpreter", "clock"):
-        _process(kind)
+        process = _process(kind, asleep)
+        if not asleep:
+            process.wake()
 
 
 @atexit.register
@@ -188,7 +201,7 @@ def judged(number: str, answers: tuple, clock: bool) -> str:
 
 def serve() -> None:
     answers, sys.stdout = sys.stdout, io.StringIO()
-    for line in sys.stdin:
+    for line in filter(str.strip, sys.stdin):
         print(START + json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
 
