@@ -286,9 +286,12 @@ def _compile_elsewhere(jobs: list[dict[str, Any]], keep: bool) -> list[dict[str,
 
 @atexit.register
 def _close() -> None:
-    for compiler in _idle:
-        if compiler.owner == os.getpid():
-            compiler.close()
+    mine = [compiler for compiler in _idle if compiler.owner == os.getpid()]
+    for compiler in mine:  # all end at the same time
+        with contextlib.suppress(OSError):
+            compiler.process.stdin.close()
+    for compiler in mine:
+        compiler.close()
 
 
 def source_of(kernel: Any, origins: list | None = None) -> str:

@@ -86,6 +86,8 @@ def _wait_for_turn(turn: str) -> None:
     for name in AHEAD:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    with contextlib.suppress(ImportError, AttributeError):  # a hash of all of Triton, kept for this process
+        importlib.import_module("triton.runtime.cache").triton_key()
     if turn == ASKED:
         import select
 

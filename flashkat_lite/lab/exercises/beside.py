@@ -143,11 +143,6 @@ class Process:
             self.process.kill()
             return {"wrong": f"the process that checks beside this one ended with status {self.process.wait()}"}
 
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.stdin.close()
-            self.process.wait()
-
 
 _processes: dict[str, Process] = {}
 
@@ -171,8 +166,11 @@ def start(asleep: bool = False) -> None:
 
 @atexit.register
 def _close() -> None:
+    for process in _processes.values():  # both end at the same time
+        with contextlib.suppress(OSError):
+            process.process.stdin.close()
     for process in _processes.values():
-        process.close()
+        process.process.wait()
 
 
 def judged(number: str, answers: tuple, clock: bool) -> str:
