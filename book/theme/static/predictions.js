@@ -57,13 +57,13 @@
     const value = Number(box.dataset.value);
     const [field, said, answer] = ["input", ".fk-predict-said", "details"].map((part) => box.querySelector(part));
     const below = [...document.querySelectorAll(".fk-reveal")].find((one) => one.dataset.source === source);
-    const measured = below?.textContent;
+    const compared_below = below?.appendChild(document.createElement("span"));
     let seen = false;
 
     const compare = (guess) => {
       said.textContent = compared(guess, value, unit);
       answer.open = true;
-      if (below) below.textContent = `${measured} ${said.textContent}`;
+      if (below) compared_below.textContent = ` ${said.textContent}`;
     };
     box.querySelector("form").addEventListener("submit", (event) => {
       event.preventDefault();
