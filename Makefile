@@ -43,7 +43,7 @@ $(TESTS): export PYTHONDONTWRITEBYTECODE :=
 # Kernels and exercises choose Triton's interpreter for a whole process, and run beside the rest: neither's end is alone.
 FEWER = $(shell expr \( $(JOBS) + 1 \) / 3)
 MORE = $(shell expr $(JOBS) - $(FEWER))
-test: $(READY) lint  ## everything that CI runs: a quarter of an hour on 2 cores
+test: $(READY) lint  ## everything that CI runs: twelve minutes on 2 cores
 	@$(MAKE) --no-print-directory -j 3 optional test-kernels test-all-else
 
 optional: $(READY)
