@@ -6,6 +6,7 @@ import re
 import warnings
 from importlib import metadata
 
+import nbformat
 import pytest
 import torch
 
@@ -95,6 +96,11 @@ def test_no_committed_output_is_an_error_or_names_a_place_on_a_machine(path, rea
         assert output.output_type != "error", f"{cell.id}: {output.evalue}"
         places = [text for text in texts(output) if PLACES.search(text)]
         assert places == [], cell.id
+
+
+@every_chapter
+def test_it_is_a_valid_notebook(path, read):
+    nbformat.validate(read(path))
 
 
 @every_chapter

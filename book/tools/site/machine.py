@@ -43,10 +43,9 @@ def numbers() -> dict[str, tuple[str, str]]:
     device = latency.device
     waits = {row["bytes"]: row["ns"] for row in latency.data if row["how"] == "plain"}
     near = min(ns for size, ns in waits.items() if 2**20 <= size <= 16 * 2**20)
-    fast = {how: [row for row in speed if row["how"] == how] for how in {row["how"] for row in speed}}
-    l1 = max(row["gbps"] for row in fast["L1 and L2"])
-    l2 = max(row["gbps"] for how, rows in fast.items() if how != "L1 and L2" for row in rows)
-    hbm = min(row["gbps"] for row in fast["L1 and L2"] if row["bytes"] > 4 * device["l2_bytes"])
+    own = [row for row in speed if row["how"] == "L2, own tiles"]
+    l1 = records.load("l1_wire").data["gbps"]
+    l2, hbm = max(row["gbps"] for row in own if row["bytes"] < device["l2_bytes"] / 3), own[-1]["gbps"]
     one = next(r for r in records.load("atomic_rate").data if r["addresses"] == 1)["per_ns"]
     return {
         "arithmetic": ("4 instructions", "a cycle"),

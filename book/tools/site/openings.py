@@ -208,18 +208,23 @@ def four_that_do_not_move():
 
 
 @opening(
-    "04", "Bars of time: a copy takes {:.2f} ms, PyTorch's GELU {:.2f}, the rational function in eager PyTorch {:.1f}."
+    "04",
+    "Bars of time: a copy takes {:.2f} ms, PyTorch's GELU {:.2f}; the rational function, in eager PyTorch and in one "
+    "kernel, question marks.",
 )
-def eager_is_slow():
+def as_fast_as_a_copy():
     record = _data("forward_eager")
-    at = {what: record.data[what]["ms"] for what in ("copy", "GELU", "eager")}
-    names = {"copy": "a copy", "GELU": "GELU (PyTorch)", "eager": "F(x), eager PyTorch"}
-    rows = [(names[what], ms, f"{ms:.2f} ms") for what, ms in at.items()]
-    rows.insert(2, ("F(x), one kernel", None, "?"))
-    title = f"One number in, one number out: the time of {at['eager'] / at['copy']:.0f} copies"
-    return _bars(
-        title, rows, "time of one forward pass (ms, logarithmic)", record.source, log=True, high=at["eager"]
-    ), [*at.values()]
+    ms = {what: record.data[what]["ms"] for what in ("copy", "GELU")}
+    rows = [
+        ("a copy", ms["copy"], f"{ms['copy']:.2f} ms"),
+        ("GELU (PyTorch)", ms["GELU"], f"{ms['GELU']:.2f} ms"),
+        ("F(x), eager PyTorch", None, "?"),
+        ("F(x), one kernel", None, "?"),
+    ]
+    title = "One number in, one number out: how long should that take?"
+    return _bars(title, rows, "time of one forward pass (ms, logarithmic)", record.source, log=True, high=10), [
+        *ms.values()
+    ]
 
 
 @opening(
