@@ -16,6 +16,8 @@ from IPython.display import HTML, display
 from flashkat_lite import _interpreter, console, hardware, inspection
 from flashkat_lite._torch import interpreted
 
+from . import ahead
+
 T = TypeVar("T")
 CHOSEN = "FLASHKAT_DEVICE"  # cpu: kernels are interpreted, though there is a GPU
 
@@ -72,9 +74,8 @@ def bandwidth() -> float | None:
 
 
 _turn = []  # an open file: whoever locks it has the GPU
-ASKED = "asked"
-AHEAD = "matplotlib.pyplot", "ipywidgets", "sklearn.datasets", "sympy", "torch.utils.flop_counter", "triton"
-AHEAD += "torch._dynamo", "torch._inductor.compile_fx"
+IMPORTS = "matplotlib.pyplot", "ipywidgets", "sklearn.datasets", "sympy", "torch.utils.flop_counter", "triton"
+IMPORTS += "torch._dynamo", "torch._inductor.compile_fx"
 
 
 def _wait_for_turn(turn: str) -> None:
@@ -83,12 +84,12 @@ def _wait_for_turn(turn: str) -> None:
     What needs no GPU is done meanwhile: imports, and the start of the processes that check and compile, which wait in
     turn until something is `asked` of them.
     """
-    for name in AHEAD:
+    for name in IMPORTS:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     with contextlib.suppress(ImportError, AttributeError):  # a hash of all of Triton, kept for this process
         importlib.import_module("triton.runtime.cache").triton_key()
-    if turn == ASKED:
+    if turn == ahead.ASKED:
         import select
 
         select.select([sys.stdin], [], [])
@@ -97,11 +98,9 @@ def _wait_for_turn(turn: str) -> None:
         return
     import fcntl
 
-    with contextlib.suppress(ImportError):  # of Triton
-        from .exercises import beside
-
-        beside.start(asleep=True)
-        inspection.start_compilers(min(inspection.CORES, 8))
+    for kind in ahead.KINDS:
+        ahead.process(kind, asleep=True)
+    inspection.start_compilers(min(inspection.CORES, 8))
     _turn.append(open(turn, "ab"))  # noqa: SIM115, held until this process ends
     fcntl.flock(_turn[-1], fcntl.LOCK_EX)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flashkat_lite.kernels import INTERPRETED
+from flashkat_lite.lab import ahead
 from flashkat_lite.lab.exercises import beside, common, kernels, right
 from flashkat_lite.lab.exercises.common import Wrong
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(not INTERPRETED, reason="make test runs these in
 @pytest.fixture(scope="module", autouse=True)
 def end():
     yield
-    beside._close()
+    ahead.close()
 
 
 def test_a_right_answer_is_counted_beside_with_all_that_its_cell_has():
@@ -25,9 +26,9 @@ def test_a_right_answer_is_counted_beside_with_all_that_its_cell_has():
 
 
 def test_a_process_that_was_started_ahead_answers_when_it_is_asked():
-    beside._close()
-    beside._processes.clear()
-    beside.start(asleep=True)
+    ahead.close()
+    for kind in ahead.KINDS:
+        ahead.process(kind, asleep=True)
     beside.start()
     said = beside.judged("09-3", (answers.column_sums,), clock=False)
     assert said == "column sums, summed in the program first"
@@ -59,7 +60,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(module, "GPU", True)
     asked = []
     monkeypatch.setattr(beside, "judged", lambda *given, **named: asked.append((given, named)) or "counted")
-    monkeypatch.setattr(beside, "_process", lambda kind, asleep: asked.append(kind) or mock.Mock())
+    monkeypatch.setattr(beside, "Process", lambda kind: asked.append(kind) or mock.Mock())
     yield asked
     common.state.begin()
 
@@ -97,7 +98,7 @@ def test_launches_are_counted_by_tritons_own_hook():
 
 def test_fewer_launches_on_the_gpu_than_in_the_interpreter_are_refused_and_more_are_not(monkeypatch):
     counted = {"right": "counted", "launches": [2, 1]}
-    monkeypatch.setattr(beside, "_process", lambda kind: lambda *asked: counted)
+    monkeypatch.setattr(beside, "Process", lambda kind: lambda *asked: counted)
     for launches in ([2, 1], [9, 1], [1], []):  # an autotuned kernel is launched more often
         common.state.launches[:] = launches
         assert beside.judged("09-3", (answers.column_sums,), clock=False) == "counted"

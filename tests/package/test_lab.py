@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from flashkat_lite import hardware, inspection, records, testing
-from flashkat_lite.lab import exercises, figures, fitting, measuring, setup, show
-from flashkat_lite.lab.exercises import beside, hints
+from flashkat_lite.lab import ahead, exercises, figures, fitting, measuring, setup, show
+from flashkat_lite.lab.exercises import hints
 from flashkat_lite.lab.exercises.common import Wrong, expect_tuple, same_tensor
 from tools.notebooks import stamp
 
@@ -188,16 +188,19 @@ def test_a_gpu_without_bfloat16_multiplies_in_float16_and_says_so(gpu, monkeypat
 
 def test_a_chapter_waits_until_the_one_before_has_left_the_gpu(tmp_path, monkeypatch):
     fcntl, turn, started = pytest.importorskip("fcntl"), tmp_path / "turn", []
-    monkeypatch.setattr(setup, "AHEAD", ("json",))
-    monkeypatch.setattr(beside, "start", lambda asleep: started.append(("checks", asleep)))
+    monkeypatch.setattr(setup, "IMPORTS", ("json",))
+    monkeypatch.setattr(ahead, "process", lambda kind, asleep: started.append((kind, asleep)))
     monkeypatch.setattr(inspection, "start_compilers", lambda count: started.append(("compilers", count)))
     with open(turn, "ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         waiting = threading.Thread(target=setup._wait_for_turn, args=(str(turn),))
         waiting.start()
-        waiting.join(1)
-        assert waiting.is_alive()
-        assert started == [("checks", True), ("compilers", min(inspection.CORES, 8))]
+        expected = [("interpreter", True), ("clock", True), ("compilers", min(inspection.CORES, 8))]
+        for _ in range(60):
+            waiting.join(1)
+            if started == expected:
+                break
+        assert waiting.is_alive() and started == expected
     waiting.join(10)
     assert not waiting.is_alive()
     with open(turn, "ab") as again, pytest.raises(OSError):
@@ -207,7 +210,7 @@ def test_a_chapter_waits_until_the_one_before_has_left_the_gpu(tmp_path, monkeyp
 
 @pytest.mark.parametrize("said", ["\n", ""])
 def test_what_is_started_ahead_works_once_it_is_asked_and_ends_where_it_is_not(said):
-    code = "from flashkat_lite.lab import setup\nsetup.AHEAD = ()\nsetup._wait_for_turn('asked')\nprint('works')"
+    code = "from flashkat_lite.lab import setup\nsetup.IMPORTS = ()\nsetup._wait_for_turn('asked')\nprint('works')"
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     process = subprocess.Popen([sys.executable, "-c", code], **pipes)
     with pytest.raises(subprocess.TimeoutExpired):

@@ -5,15 +5,12 @@ without a GPU, which checks them as on any machine; and to one with it, where no
 """
 
 import ast
-import atexit
 import contextlib
 import dis
 import importlib.util
 import inspect
 import io
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -23,15 +20,12 @@ from typing import Any
 
 import torch
 
-from flashkat_lite import console
-
+from .. import ahead
 from ..compiling import Source
-from ..setup import ASKED
 from . import common
 from .common import Speed, Wrong
 
 START = "answer: "
-WITHOUT = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Answer(Source):
@@ -116,14 +110,8 @@ def text_of(answers: tuple) -> tuple[str, list[str]]:
 class Process:
     """A process that checks answers; kept for the next check, and ended with this one."""
 
-    def __init__(self, environment: dict[str, str], asleep: bool = False):
-        if asleep:
-            environment = environment | {"FLASHKAT_TURN": ASKED}
-        path = os.pathsep.join(p for p in sys.path if p)
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **environment}
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
-        command = console.python("lab.exercises.beside", "serve()")
-        self.process = subprocess.Popen(command, env=environment, **pipes)
+    def __init__(self, kind: str):
+        self.process = ahead.process(kind)
 
     def wake(self) -> None:
         with contextlib.suppress(OSError):  # of a process that has ended: its next answer says so
@@ -144,39 +132,16 @@ class Process:
             return {"wrong": f"the process that checks beside this one ended with status {self.process.wait()}"}
 
 
-_processes: dict[str, Process] = {}
-
-
-def _process(kind: str, asleep: bool = False) -> Process:
-    if kind not in _processes or _processes[kind].process.poll() is not None:
-        _processes[kind] = Process(WITHOUT if kind == "interpreter" else {}, asleep)
-    return _processes[kind]
-
-
-def start(asleep: bool = False) -> None:
-    """Start both processes, which import for seconds, while the notebook's own check goes on.
-
-    asleep: the one with a GPU leaves it alone until the next `start`, or until it is asked.
-    """
-    for kind in ("interpreter", "clock"):
-        process = _process(kind, asleep)
-        if not asleep:
-            process.wake()
-
-
-@atexit.register
-def _close() -> None:
-    for process in _processes.values():  # both end at the same time
-        with contextlib.suppress(OSError):
-            process.process.stdin.close()
-    for process in _processes.values():
-        process.process.wait()
+def start() -> None:
+    """Start both processes, which import for seconds, while the notebook's own check goes on."""
+    for kind in ahead.KINDS:
+        Process(kind).wake()
 
 
 def judged(number: str, answers: tuple, clock: bool) -> str:
     """Return what is right of answers by the interpreter's count; with `clock`, time them too. Raises Wrong."""
     text, names = text_of(answers)
-    counted = _process("interpreter")(number, text, names, False)
+    counted = Process("interpreter")(number, text, names, False)
     if "wrong" in counted:
         raise Wrong(f"right on the GPU; in the interpreter, which counts: {counted['wrong']}")
     here, there = common.state.launches, counted.get("launches", ())
@@ -188,7 +153,7 @@ def judged(number: str, answers: tuple, clock: bool) -> str:
                     "the GPU. Likely cause: PyTorch does there what a kernel does elsewhere"
                 )
     if clock:
-        took = _process("clock")(number, text, names, True)
+        took = Process("clock")(number, text, names, True)
         if "wrong" in took:
             raise Wrong(took["wrong"])
         for speed in took["speeds"]:
