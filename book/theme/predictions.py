@@ -48,8 +48,10 @@ class Predictions(SphinxPostTransform):
         raws = list(self.document.findall(nodes.raw))
         answers = {found[1]: found.groups()[1:] for node in raws if (found := REVEALED.search(node.astext()))}
         asked = {found[1]: found[3] for node in raws if (found := ASKED.search(node.astext()))}
-        for cell in self.document.findall(nodes.container):
-            say_which(cell, asked)
+        for node in raws:
+            if found := REVEALED.search(node.astext()):
+                question = f'<span class="fk-reveal-asked">{typeset.in_text(asked.get(found[1], ""))}</span> '
+                node.replace_self(raw(node.astext().replace(">Measured:", f">{question}Measured:", 1)))
         for node in raws:
             if not (found := ASKED.search(node.astext())):
                 continue
@@ -59,16 +61,6 @@ class Predictions(SphinxPostTransform):
             if "tag_predict" in cell["classes"]:
                 for part in [p for p in cell.children if "cell_input" in p.get("classes", ())]:
                     cell.remove(part)
-
-
-def say_which(cell: nodes.Element, asked: dict[str, str]) -> None:
-    """Put its question before each of several numbers that one cell's outputs reveal."""
-    if "cell_output" not in cell["classes"]:
-        return
-    revealing = [(node, found[1]) for node in cell.findall(nodes.raw) if (found := REVEALED.search(node.astext()))]
-    for node, source in revealing if len(revealing) > 1 else ():
-        question = f'<span class="fk-reveal-asked">{typeset.in_text(asked[source])}</span> '
-        node.replace_self(raw(node.astext().replace(">Measured:", f">{question}Measured:", 1)))
 
 
 def questions(path: Path) -> Iterator[tuple[str, str, str, str]]:
